@@ -1,0 +1,83 @@
+"""qtasks: background tasks for any ASGI app, with no worker to run.
+
+Names are loaded when they are first used, so that `import qtasks` is cheap in processes that only
+define tasks.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from qtasks.errors import (
+    ArgumentsError,
+    BrokerError,
+    BrokerFailed,
+    BrokerUnavailable,
+    BrokerUnreachable,
+    ConfigurationError,
+    EncodeError,
+    QTasksError,
+    Reject,
+    RequestError,
+    ResultError,
+    ResultTimeout,
+    Retry,
+    TaskDefinitionError,
+    TaskFailed,
+)
+from qtasks.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from qtasks.home.app import QTasks
+    from qtasks.settings import Settings
+    from qtasks.tasks.calling import Queue
+    from qtasks.tasks.default import task
+    from qtasks.tasks.results import AsyncResult
+    from qtasks.tasks.task import Task
+
+_LAZY = {
+    "AsyncResult": "qtasks.tasks.results",
+    "QTasks": "qtasks.home.app",
+    "Queue": "qtasks.tasks.calling",
+    "Settings": "qtasks.settings",
+    "Task": "qtasks.tasks.task",
+    "task": "qtasks.tasks.default",
+}
+
+__all__ = [
+    "ArgumentsError",
+    "AsyncResult",
+    "BrokerError",
+    "BrokerFailed",
+    "BrokerUnavailable",
+    "BrokerUnreachable",
+    "ConfigurationError",
+    "EncodeError",
+    "QTasks",
+    "QTasksError",
+    "Queue",
+    "Reject",
+    "RequestError",
+    "ResultError",
+    "ResultTimeout",
+    "Retry",
+    "Settings",
+    "Task",
+    "TaskDefinitionError",
+    "TaskFailed",
+    "__version__",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'qtasks' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

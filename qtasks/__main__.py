@@ -1,0 +1,7 @@
+"""`python -m qtasks`: the command line."""
+
+from __future__ import annotations
+
+from qtasks.cli import main
+
+main()

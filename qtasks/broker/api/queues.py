@@ -1,0 +1,73 @@
+"""Operations on queues (contract 2.6)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from starlette.responses import Response
+
+from qtasks.broker.api.routing import Call, json_response
+from qtasks.errors import BadRequest
+
+BODY_LIMIT = 64 * 1024
+KNOWN = ("queueName", "parallelism", "paused")
+MAX_PARALLELISM = 100_000
+
+
+async def index(call: Call) -> Response:
+    """List all queues."""
+    call.query()
+    found = await asyncio.to_thread(call.broker.queues)
+    return json_response([each.to_json() for each in found])
+
+
+async def show(call: Call) -> Response:
+    """Show one queue."""
+    call.query()
+    found = await asyncio.to_thread(call.broker.queue, call.params["queue"])
+    return json_response(found.to_json())
+
+
+async def upsert(call: Call) -> Response:
+    """Make or change a queue; a missing `paused` keeps what it is."""
+    call.query()
+    name, parallelism, paused = _read(await call.body(BODY_LIMIT, "maxRequestSize"))
+    await asyncio.to_thread(call.broker.set_queue, name, parallelism, paused)
+    return Response(status_code=200)
+
+
+async def pause(call: Call) -> Response:
+    """Start nothing more of a queue until it is resumed."""
+    return await _set_paused(call, True)
+
+
+async def resume(call: Call) -> Response:
+    """Let a paused queue go on."""
+    return await _set_paused(call, False)
+
+
+async def _set_paused(call: Call, paused: bool) -> Response:
+    call.query()
+    await asyncio.to_thread(call.broker.set_paused, call.params["queue"], paused)
+    return Response(status_code=200)
+
+
+def _read(body: bytes) -> tuple[str, int, bool | None]:
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(members, dict):
+        raise BadRequest('the body must be a JSON object such as {"queueName": "mail", "parallelism": 2}')
+    for key in members:
+        if key not in KNOWN:
+            raise BadRequest(f"unknown member {key[:64]!r}; known here: {', '.join(KNOWN)}")
+    name, parallelism, paused = members.get("queueName"), members.get("parallelism", 1), members.get("paused")
+    if not isinstance(name, str) or not name:
+        raise BadRequest("queueName must be the name of a queue")
+    if type(parallelism) is not int or not 1 <= parallelism <= MAX_PARALLELISM:
+        raise BadRequest(f"parallelism must be an integer from 1 to {MAX_PARALLELISM}")
+    if paused is not None and not isinstance(paused, bool):
+        raise BadRequest("paused must be true or false")
+    return name, parallelism, paused

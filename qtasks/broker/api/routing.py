@@ -1,0 +1,210 @@
+"""Finds the operation for a request, checks the token, and turns errors into answers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from qtasks.broker.service import Broker
+from qtasks.errors import (
+    BadRequest,
+    BrokerError,
+    BrokerUnavailable,
+    MethodNotAllowed,
+    NotFound,
+    QuotaExceeded,
+    RequestError,
+    StoreFull,
+    Unauthorized,
+)
+
+log = logging.getLogger("qtasks.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to an operation. `params` are the decoded path segments in braces."""
+
+    broker: Broker
+    request: Request
+    params: Mapping[str, str]
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it was sent, undecoded."""
+        path: bytes = self.request.scope.get("raw_path") or self.request.scope["path"].encode()
+        return path
+
+    @property
+    def raw_query(self) -> bytes:
+        """The query as it was sent, undecoded."""
+        query: bytes = self.request.scope["query_string"]
+        return query
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The request's headers, in order."""
+        return [(name.decode("latin-1"), _text(value)) for name, value in self.request.headers.raw]
+
+    @property
+    def caller_ip(self) -> str | None:
+        """The address that the request came from; None over a Unix socket."""
+        client = self.request.client
+        return client.host if client and client.host else None
+
+    def query(self, *known: str) -> dict[str, list[str]]:
+        """Give the query's values by lower-case name; raises `BadRequest` for one that is not `known`.
+
+        Empty values are left out. `qstash_token` is always allowed.
+        """
+        found: dict[str, list[str]] = {}
+        for name, value in parse_qsl(self.raw_query.decode("latin-1"), keep_blank_values=True):
+            key = name.lower()
+            if key == "qstash_token" or not value:
+                continue
+            if key not in {each.lower() for each in known}:
+                raise BadRequest(f"unknown query parameter {name!r}; known here: {', '.join(known)}")
+            found.setdefault(key, []).append(value)
+        return found
+
+    async def body(self, limit: int, quota: str = "maxMessageSize") -> bytes:
+        """Read the body; raises `QuotaExceeded` as soon as it is longer than `limit` bytes."""
+        body = bytearray()
+        announced = self.request.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > limit:
+            raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
+        async for chunk in self.request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
+        return bytes(body)
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class Route:
+    """One operation: a method, a path with `{names}`, and its handler.
+
+    `{name...}` takes all the rest of the path. An `is_open` route needs no token.
+    """
+
+    def __init__(self, method: str, path: str, handler: Handler, *, is_open: bool = False) -> None:
+        self.method = method
+        self.handler = handler
+        self.is_open = is_open
+        self._segments = path.strip("/").split("/")
+        self._takes_rest = path.endswith("...}")
+
+    def match(self, segments: Sequence[str]) -> dict[str, str] | None:
+        """Give the path's parameters, or None if it is another path."""
+        wanted = self._segments[:-1] if self._takes_rest else self._segments
+        if len(segments) < len(wanted) or (len(segments) > len(wanted) and not self._takes_rest):
+            return None
+        params: dict[str, str] = {}
+        for pattern, segment in zip(wanted, segments, strict=False):
+            if pattern.startswith("{"):
+                params[pattern[1:-1]] = unquote(segment)
+            elif pattern.lower() != segment.lower():
+                return None
+        return params
+
+
+class Api:
+    """An ASGI app that serves `routes` of a broker to whoever bears one of the `tokens`."""
+
+    def __init__(self, broker: Broker, routes: Sequence[Route], tokens: Sequence[str]) -> None:
+        self._broker = broker
+        self._routes = routes
+        self._digests = [_digest(each) for each in tokens]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            response = error_response(error)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        route, params = self._route(request)
+        call = Call(self._broker, request, params)
+        if not route.is_open:
+            self._authenticate(call)
+        return await route.handler(call)
+
+    def _route(self, request: Request) -> tuple[Route, Mapping[str, str]]:
+        raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+        segments = raw.decode("latin-1").strip("/").split("/") if raw.strip(b"/") else []
+        allowed: list[str] = []
+        for route in self._routes:
+            params = route.match(segments)
+            if params is not None:
+                if route.method == request.method:
+                    return route, params
+                allowed.append(route.method)
+        if allowed:
+            raise MethodNotAllowed(f"method {request.method} is not allowed here; allowed: {', '.join(allowed)}")
+        raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
+
+    def _authenticate(self, call: Call) -> None:
+        """The header wins over the query (contract 7.1)."""
+        scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            pairs = parse_qsl(call.raw_query.decode("latin-1"))
+            token = next((value for name, value in pairs if name.lower() == "qstash_token"), "")
+        digest = _digest(token.strip())
+        # All are compared, and digests rather than tokens, so that timing tells nothing.
+        matches = [hmac.compare_digest(digest, each) for each in self._digests]
+        if not any(matches):
+            raise Unauthorized("unable to authenticate: invalid token")
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def error_response(error: Exception) -> Response:
+    """Answer with `{"error": text}` and the status that an exception stands for (contract 2.0)."""
+    status, headers = 500, {}
+    text = str(error)
+    if isinstance(error, RequestError):
+        status = error.status
+    elif isinstance(error, StoreFull):
+        status = 507
+    elif isinstance(error, BrokerError):
+        status = 503
+        after = error.retry_after if isinstance(error, BrokerUnavailable) else None
+        headers["Retry-After"] = f"{after or 1:g}"
+    else:
+        log.error("request failed", exc_info=error)
+        text = "internal error; the broker's log says more"
+    response = json_response({"error": text}, status)
+    response.headers.update(headers)
+    return response
+
+
+def _text(value: bytes) -> str:
+    """Read a header's value: clients send UTF-8, older ones Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

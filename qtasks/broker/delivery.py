@@ -1,0 +1,103 @@
+"""Carries claims to their destinations: the `Deliverer` seam and the in-process way through it.
+
+A deliverer answers for every claim it was given, failures included, and enforces the time limit of
+each. It decides nothing: what a reply means is said in `retry.py`. HTTP is in `http_delivery.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+from qtasks.broker.store.records import Claim, Reply
+
+Answer = tuple[Claim, Reply]
+
+
+class Deliverer(Protocol):
+    """Makes one attempt for each claim."""
+
+    def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+        """Give each claim's reply as soon as it is known, in the order of completion."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
+"""Starts claims on the app's loop and tells their replies there, one call for each."""
+
+
+class InProcessDeliverer:
+    """Hands claims to the app in this process, on the app's own loop; no HTTP in between."""
+
+    def __init__(self, run: Run, app_loop: asyncio.AbstractEventLoop) -> None:
+        self._run = run
+        self._app_loop = app_loop
+
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+        box = _Box(asyncio.get_running_loop())
+        try:
+            self._app_loop.call_soon_threadsafe(self._run, claims, box.put)
+        except RuntimeError:  # the app's loop is closed: it ended without stopping its node
+            for each in claims:
+                yield each, Reply(503, (("Qtasks-Uncounted", "draining"),), error="the app has stopped")
+            return
+        left = len(claims)
+        while left:
+            for answer in await box.take():
+                left -= 1
+                yield answer
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class _Box:
+    """Passes answers from the app's loop to the broker's, waking it once for as many as there are."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._answers: list[Answer] = []
+        self._filled = asyncio.Event()
+
+    def put(self, claim: Claim, reply: Reply) -> None:
+        self._answers.append((claim, reply))
+        if len(self._answers) == 1:
+            self._loop.call_soon_threadsafe(self._filled.set)
+
+    async def take(self) -> list[Answer]:
+        await self._filled.wait()
+        self._filled.clear()
+        # Swapped in one step: `put` runs on another thread and sees either the old list or the new.
+        answers, self._answers = self._answers, []
+        return answers
+
+
+class RoutedDeliverer:
+    """Sends claims of an app to the app, and all others over HTTP."""
+
+    def __init__(self, app: Deliverer | None, http: Deliverer | None) -> None:
+        self._app = app
+        self._http = http
+
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+        """Claims of both kinds never come in one call: the dispatcher groups by `route`."""
+        way = self._app if claims[0].app is not None else self._http
+        if way is None:
+            for each in claims:
+                yield each, Reply(0, error=NO_HTTP)
+            return
+        async for answer in way.deliver(claims):
+            yield answer
+
+    async def close(self) -> None:
+        for way in (self._app, self._http):
+            if way is not None:
+                await way.close()
+
+
+NO_HTTP = "this broker cannot deliver over HTTP: install qtasks with its extra [broker]"

@@ -1,0 +1,252 @@
+"""The loop that claims what is due, has it delivered, and settles what came of it.
+
+Leases are committed before a byte leaves. Replies that come while a settlement is being committed
+share the next one. `step` and `settle` are the loop's two halves, for tests with a hand-moved clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.delivery import Deliverer
+from qtasks.broker.retry import judge
+from qtasks.broker.store import messages, settling
+from qtasks.broker.store.database import Database
+from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Reply, Settlement
+from qtasks.clock import Clock
+from qtasks.errors import BrokerError, StoreError
+from qtasks.ids import Ids
+
+log = logging.getLogger("qtasks.dispatcher")
+
+LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
+STORE_PAUSE_MS = 500
+HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
+
+
+class Dispatcher:
+    """Delivers what the store holds. `node` names this life of the process; leases bear it."""
+
+    def __init__(
+        self,
+        database: Database,
+        deliverer: Deliverer,
+        config: BrokerConfig,
+        *,
+        node: str,
+        app: str | None,
+        clock: Clock,
+        ids: Ids,
+        finished: Callable[[Sequence[str]], None] = lambda task_ids: None,
+    ) -> None:
+        self._database = database
+        self._deliverer = deliverer
+        self._config = config
+        self._node = node
+        self._app = app
+        self._clock = clock
+        self._ids = ids
+        self._finished = finished
+        self._in_flight: dict[int, Claim] = {}
+        self._answers: list[tuple[Claim, Reply]] = []
+        self._answered = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._carriers: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries are claimed and not yet settled."""
+        return len(self._in_flight)
+
+    async def step(self) -> Claimed:
+        """Claim what is due, up to the free slots, and start its delivery."""
+        slots = self._config.concurrency - len(self._in_flight)
+        if slots <= 0 or self._stopping.is_set():
+            return Claimed((), None)
+        now = self._clock.now()
+        alone_is_free = not any(each.alone for each in self._in_flight.values())
+        claimed = await self._database.write(
+            lambda session: messages.claim(
+                session,
+                node=self._node,
+                app=self._app,
+                slots=slots,
+                alone_is_free=alone_is_free,
+                lease_margin_ms=self._config.lease_margin_ms,
+                now=now,
+            )
+        )
+        self._start(claimed.claims)
+        return claimed
+
+    def _start(self, claims: Sequence[Claim]) -> None:
+        self._in_flight.update((each.seq, each) for each in claims)
+        in_process = [each for each in claims if each.app is not None]
+        groups = [in_process, *([each] for each in claims if each.app is None)]
+        for group in groups:
+            if group:
+                carrier = asyncio.create_task(self._carry(group))
+                self._carriers.add(carrier)
+                carrier.add_done_callback(self._carriers.discard)
+
+    async def _carry(self, claims: Sequence[Claim]) -> None:
+        left = {each.seq: each for each in claims}
+        try:
+            async for claim, reply in self._deliverer.deliver(claims):
+                if left.pop(claim.seq, None) is not None:
+                    self._answer(claim, reply)
+        except Exception as error:  # a wall: one destination's surprise must not stop the others
+            log.exception("delivery broke", extra={"message_ids": [each.id for each in left.values()]})
+            lost = Reply(0, error=f"{type(error).__name__}: {error}")
+        else:
+            lost = Reply(0, error="the delivery ended without a reply")
+        for claim in left.values():
+            self._answer(claim, lost)
+
+    def _answer(self, claim: Claim, reply: Reply) -> None:
+        if claim.seq in self._in_flight:  # not handed back meanwhile
+            self._answers.append((claim, reply))
+            self._answered.set()
+
+    async def settle(self) -> int:
+        """Record what became of the deliveries that have answered; say how many there were."""
+        self._answered.clear()
+        answers, self._answers = self._answers, []
+        if answers:
+            now = self._clock.now()
+            await self._record([self._verdict(claim, reply, now) for claim, reply in answers])
+        return len(answers)
+
+    def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
+        verdict = judge(claim, reply, now, self._ids.fraction())
+        # Not before its start: the wall clock may have been set back meanwhile.
+        return Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
+
+    async def _record(self, settlements: Sequence[Settlement]) -> None:
+        """Commit; a store that is full or busy for a while loses no verdict."""
+        while True:
+            try:
+                recorded = await self._database.write(
+                    lambda session: settling.settle(session, settlements, self._clock.now())
+                )
+                break
+            except StoreError as error:
+                log.error("cannot record deliveries yet", extra={"reason": str(error)})
+                await self._clock.sleep(STORE_PAUSE_MS)
+        for each in settlements:
+            self._in_flight.pop(each.claim.seq, None)
+        self._freed.set()
+        self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
+        for each in recorded:
+            _tell(each)
+
+    async def idle(self) -> None:
+        """Settle until nothing is in flight: for tests, which run no `settle_forever` beside it."""
+        while self._in_flight:
+            await self._answered.wait()
+            await self.settle()
+
+    async def run(self) -> None:
+        """Claim until `stop_claiming`; `settle_forever` runs beside it."""
+        while not self._stopping.is_set():
+            await self._turn()
+
+    async def _turn(self) -> None:
+        self._freed.clear()
+        try:
+            claimed = await self.step()
+        except BrokerError as error:
+            log.error("cannot claim", extra={"reason": str(error)})
+            await self._first(self._clock.sleep(STORE_PAUSE_MS))
+            return
+        if len(self._in_flight) >= self._config.concurrency:
+            await self._first(self._freed.wait())
+        elif not claimed.claims:
+            await self._first(self._database.changed(self._wait_ms(claimed.next_due_at)), self._freed.wait())
+
+    def _wait_ms(self, next_due_at: int | None) -> int:
+        if next_due_at is None:
+            return LONGEST_WAIT_MS
+        return min(LONGEST_WAIT_MS, max(0, next_due_at - self._clock.now()))
+
+    async def _first(self, *waits: Coroutine[Any, Any, Any]) -> None:
+        """Wait until one of the waits, or the stop, has come."""
+        tasks = [asyncio.ensure_future(each) for each in (*waits, self._stopping.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def settle_forever(self) -> None:
+        """Settle whatever answers, until cancelled or until the store fails for good."""
+        while True:
+            await self._answered.wait()
+            try:
+                await self.settle()
+            except BrokerError as error:
+                log.critical("the store failed", extra={"reason": str(error)})
+                self._stopping.set()
+                return
+
+    def stop_claiming(self) -> None:
+        """Start nothing more; what is in flight goes on."""
+        self._stopping.set()
+
+    async def drain(self, grace_ms: int) -> int:
+        """Let deliveries in flight finish for up to `grace_ms`, hand back the rest; say how many."""
+        self.stop_claiming()
+        until = self._clock.monotonic() + grace_ms
+        while self._in_flight and (left := until - self._clock.monotonic()) > 0:
+            self._freed.clear()
+            tasks = [asyncio.ensure_future(self._freed.wait()), asyncio.ensure_future(self._clock.sleep(left))]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+        return await self._hand_back()
+
+    async def _hand_back(self) -> int:
+        """Give up the leases that are left, without spending their attempts (promise P17)."""
+        claims = list(self._in_flight.values())
+        for carrier in list(self._carriers):
+            carrier.cancel()
+        await asyncio.gather(*self._carriers, return_exceptions=True)
+        if claims:
+            now = self._clock.now()
+            back = Again(None, counted=False)
+            await self._record(
+                [Settlement(each, HAND_BACK, back, ended_at=max(now, each.started_at)) for each in claims]
+            )
+        return len(claims)
+
+
+def _is_final(settlement: Settlement) -> bool:
+    return not isinstance(settlement.verdict, Again)
+
+
+def _tell(settlement: Settlement) -> None:
+    """Log one line for each change of state; at no cost for levels that are off."""
+    claim, verdict = settlement.claim, settlement.verdict
+    if isinstance(verdict, Dead):
+        log.error("message is dead", extra=_facts(settlement))
+    elif isinstance(verdict, Again):
+        if verdict.counted:
+            log.warning("delivery failed, will retry", extra={**_facts(settlement), "retry_at": verdict.at})
+    elif log.isEnabledFor(logging.INFO):
+        log.info("delivered", extra={"message_id": claim.id, "queue": claim.queue, "attempt": claim.attempt})
+
+
+def _facts(settlement: Settlement) -> dict[str, object]:
+    claim, reply = settlement.claim, settlement.reply
+    return {
+        "message_id": claim.id,
+        "queue": claim.queue,
+        "attempt": claim.attempt,
+        "status": reply.status,
+        "error": reply.error,
+    }

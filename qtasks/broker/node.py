@@ -1,0 +1,84 @@
+"""A node: one life of one broker process, with its loops. Started and stopped by the rooms in `home/`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.delivery import Deliverer
+from qtasks.broker.dispatcher import Dispatcher
+from qtasks.broker.janitor import Janitor
+from qtasks.broker.service import Broker
+from qtasks.broker.store import settling
+from qtasks.clock import Clock
+from qtasks.ids import Ids
+
+log = logging.getLogger("qtasks.node")
+
+
+class Node:
+    """Recovers what earlier lives left in flight, then dispatches until `stop`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        deliverer: Deliverer,
+        config: BrokerConfig,
+        *,
+        app: str | None,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self.broker = broker
+        self.boot_id = ids.boot_id()
+        self._config = config
+        self._clock = clock
+        self._deliverer = deliverer
+        self.dispatcher = Dispatcher(
+            broker.database,
+            deliverer,
+            config,
+            node=self.boot_id,
+            app=app,
+            clock=clock,
+            ids=ids,
+            finished=broker.waiters.finish,
+        )
+        self.janitor = Janitor(broker.database, config, clock)
+        self._claiming: asyncio.Task[None] | None = None
+        self._others: list[asyncio.Task[None]] = []
+
+    async def recover(self) -> int:
+        """Put back in play what was in flight when the last owner of this store died."""
+        now, margin = self._clock.now(), self._config.lease_margin_ms
+        count = await self.broker.database.write(
+            lambda session: settling.recover(session, node=self.boot_id, lease_margin_ms=margin, now=now)
+        )
+        if count:
+            log.warning("recovered deliveries of an earlier life", extra={"count": count})
+        return count
+
+    async def start(self) -> None:
+        """Recover and begin to dispatch."""
+        await self.recover()
+        self._claiming = asyncio.create_task(self.dispatcher.run(), name="qtasks-claiming")
+        self._others = [
+            asyncio.create_task(self.dispatcher.settle_forever(), name="qtasks-settling"),
+            asyncio.create_task(self.janitor.run(), name="qtasks-janitor"),
+        ]
+
+    async def stop(self, grace_ms: int | None = None) -> int:
+        """Stop claiming, let deliveries finish for up to `grace_ms`, hand back the rest (promise P17).
+
+        Gives the number handed back.
+        """
+        self.dispatcher.stop_claiming()
+        if self._claiming is not None:
+            await self._claiming
+        returned = await self.dispatcher.drain(self._config.grace_ms if grace_ms is None else grace_ms)
+        for task in self._others:
+            task.cancel()
+        await asyncio.gather(*self._others, return_exceptions=True)
+        await self._deliverer.close()
+        return returned

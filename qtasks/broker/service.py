@@ -1,0 +1,277 @@
+"""The broker's use cases: no HTTP and no SQL. The API and the embedded home both call `Broker`.
+
+Every check is made before anything is stored, so a `RequestError` means that nothing happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from urllib.parse import urlsplit
+
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.security import DestinationRules, check_destination
+from qtasks.broker.store import logs, messages, queues, results, views
+from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.records import NewMessage
+from qtasks.broker.waiters import Waiters
+from qtasks.clock import Clock
+from qtasks.errors import BadRequest, BrokerUnavailable, NotFound, QuotaExceeded
+from qtasks.ids import Ids
+from qtasks.protocol.destinations import check_queue_name, check_url
+from qtasks.protocol.headers import Options, QueueSpec
+from qtasks.protocol.results import FINAL_STATES, ResultView
+from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
+
+SETTLED = FINAL_STATES | {"UNKNOWN"}  # nothing to wait for
+INTERNAL_SUFFIX = ".qtasks.internal"
+
+
+class Broker:
+    """Accepts messages and answers questions about them. Safe to call from any thread.
+
+    `app` is the name of the app that this process hosts, whose messages never leave it. Without
+    `delivers_http`, other destinations are refused when a message is accepted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        config: BrokerConfig,
+        *,
+        clock: Clock,
+        ids: Ids,
+        rules: DestinationRules,
+        app: str | None = None,
+        delivers_http: bool = True,
+    ) -> None:
+        self.database = database
+        self.config = config
+        self.clock = clock
+        self.waiters = Waiters()
+        self.is_draining = False
+        self._ids = ids
+        self._rules = rules
+        self._app = app
+        self._delivers_http = delivers_http
+
+    def accept(self, outgoing: Sequence[Outgoing]) -> list[Enqueued]:
+        """Check and store messages; durable when this returns, all of them or none.
+
+        Raises `BadRequest` or `QuotaExceeded` for what cannot be accepted.
+        """
+        return self.database.run(self._acceptance(outgoing))
+
+    async def aaccept(self, outgoing: Sequence[Outgoing]) -> list[Enqueued]:
+        """Do what `accept` does, off the event loop."""
+        return await self.database.write(self._acceptance(outgoing))
+
+    def _acceptance(self, outgoing: Sequence[Outgoing]) -> Callable[[Session], list[Enqueued]]:
+        now = self.clock.now()
+        prepared = [self._prepare(each, now) for each in outgoing]
+        return lambda session: messages.enqueue(session, prepared, now)
+
+    def check_open(self) -> None:
+        """Raise `BrokerUnavailable` for callers from outside while this process shuts down."""
+        if self.is_draining:
+            raise BrokerUnavailable("the broker is shutting down; repeat in a moment", retry_after=1)
+
+    def _prepare(self, outgoing: Outgoing, now: int) -> NewMessage:
+        """Apply the rules in the order of contract 3.11."""
+        app = self._check_destination(outgoing.destination)
+        options = outgoing.options
+        start_at = _start_at(outgoing)
+        self._check_quotas(outgoing, start_at, now)
+        retries = self.config.default_retries if options.retries is None else options.retries
+        queue = options.queue or QueueSpec()
+        dedup_key = _dedup_key(outgoing)
+        return NewMessage(
+            id=self._ids.message_id(now),
+            queue=outgoing.queue or queues.PUBLISHED,
+            parallelism=queue.parallelism if outgoing.queue else queues.UNLIMITED,
+            ordered=queue.ordered if outgoing.queue else False,
+            url=outgoing.destination,
+            method=options.method,
+            headers=_headers(options),
+            body=outgoing.body,
+            created_at=now,
+            start_at=start_at,
+            max_retries=retries,
+            timeout_ms=min(options.timeout_ms or self.config.max_timeout_ms, self.config.max_timeout_ms),
+            retry_delay=options.retry_delay,
+            labels=options.labels,
+            task_id=options.task_id,
+            result_ttl_ms=options.result_ttl_ms,
+            dedup_key=dedup_key,
+            dedup_until=now + self.config.dedup_window_ms,
+            app=app,
+            caller_ip=outgoing.caller_ip,
+        )
+
+    def _check_destination(self, url: str) -> str | None:
+        """Judge a URL; give the name of the app if it is an app's own address in this home."""
+        if self._app is not None and url == internal_url(self._app):
+            return self._app
+        check_url(url)
+        host = urlsplit(url).hostname or ""
+        if host.endswith(INTERNAL_SUFFIX):
+            raise BadRequest(
+                f"no app named {host.removesuffix(INTERNAL_SUFFIX)!r} runs in this broker; "
+                "an embedded SQLite broker serves the one app whose process owns the file"
+            )
+        if not self._delivers_http:
+            raise BadRequest(
+                f"this broker cannot deliver to {url}: install qtasks with its extra [broker] "
+                "for destinations outside the app"
+            )
+        check_destination(url, self._rules)
+        return None
+
+    def _check_quotas(self, outgoing: Outgoing, start_at: int | None, now: int) -> None:
+        config, options = self.config, outgoing.options
+        if outgoing.queue is not None:
+            check_queue_name(outgoing.queue)
+        if options.expires_at is not None:
+            raise BadRequest("Qtasks-Expires: expiry is not supported by this version of the broker")
+        if len(outgoing.body) > config.max_message_bytes:
+            raise QuotaExceeded(
+                f"quota maxMessageSize exceeded, current limit: {config.max_message_bytes} bytes"
+            )
+        if options.retries is not None and options.retries > config.max_retries:
+            raise QuotaExceeded(f"quota maxRetries exceeded, current limit: {config.max_retries}")
+        if start_at is not None and start_at - now > config.max_delay_ms:
+            raise QuotaExceeded(f"quota maxDelay exceeded, current limit: {config.max_delay_ms // 1000}")
+
+    def message(self, message_id: str) -> MessageView:
+        """Give a message by its id; raises `NotFound` once it is gone."""
+        since = self.clock.now() - self.config.readable_ms
+        found = self.database.look(lambda session: views.find_message(session, message_id, since))
+        if found is None:
+            raise NotFound(f"message {message_id} not found")
+        return found
+
+    def queues(self) -> list[QueueView]:
+        """List all queues by name."""
+        return self.database.look(queues.views)
+
+    def queue(self, name: str) -> QueueView:
+        """Give one queue; raises `NotFound`."""
+        check_queue_name(name)
+        found = self.database.look(lambda session: queues.views(session, name))
+        if not found:
+            raise NotFound(f"queue {name} not found")
+        return found[0]
+
+    def set_queue(self, name: str, parallelism: int, paused: bool | None) -> None:
+        """Make or change a queue (contract 2.6)."""
+        check_queue_name(name)
+        now = self.clock.now()
+        self.database.run(lambda session: queues.upsert(session, name, parallelism, paused, now))
+
+    def set_paused(self, name: str, paused: bool) -> None:
+        """Pause or resume a queue at once; raises `NotFound`."""
+        check_queue_name(name)
+        now = self.clock.now()
+        if not self.database.run(lambda session: queues.set_paused(session, name, paused, now)):
+            raise NotFound(f"queue {name} not found")
+
+    def log(
+        self, wanted: logs.LogFilter, before: logs.Place | None, count: int
+    ) -> tuple[list[LogEntry], str | None]:
+        """Give a page of the log, newest first, and the cursor of the next."""
+        return self.database.look(lambda session: logs.log_page(session, wanted, before, count))
+
+    def dead_letters(self, cursor: str | None, count: int) -> tuple[list[DeadLetter], str | None]:
+        """Give a page of the dead letter queue, newest first, and the cursor of the next."""
+        place = None if cursor is None else views.parse_cursor(cursor)
+        if cursor is not None and place is None:
+            raise BadRequest(f"cursor {cursor[:40]!r} is not one that this API gave")
+        return self.database.look(lambda session: views.dead_letter_page(session, place, count))
+
+    def dead_letter(self, dlq_id: str) -> DeadLetter:
+        """Give one dead letter; raises `NotFound`."""
+        place = views.parse_cursor(dlq_id)
+        found = place and self.database.look(lambda session: views.find_dead_letter(session, *place))
+        if not found:
+            raise NotFound(f"dlq message {dlq_id[:64]} not found")
+        return found
+
+    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Say what is known of a task, waiting up to `wait_ms` for its end; for plain threads."""
+        found = self._known(task_id)
+        if wait_ms <= 0 or found.state in SETTLED:
+            return found
+        with self.waiters.expect(task_id) as done:
+            # Again, now that its end cannot be missed.
+            found = self._known(task_id)
+            if found.state in SETTLED:
+                return found
+            try:
+                done.result(wait_ms / 1000)
+            except FutureTimeout:
+                pass
+        return self._known(task_id)
+
+    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Do what `result` does, on an event loop."""
+        found = await self._aknown(task_id)
+        if wait_ms <= 0 or found.state in SETTLED:
+            return found
+        with self.waiters.expect(task_id) as done:
+            found = await self._aknown(task_id)
+            if found.state in SETTLED:
+                return found
+            arrival = asyncio.wrap_future(done)
+            await asyncio.wait({arrival}, timeout=wait_ms / 1000)
+            arrival.cancel()
+        return await self._aknown(task_id)
+
+    def _known(self, task_id: str) -> ResultView:
+        now = self.clock.now()
+        return self.database.look(lambda session: results.find_result(session, task_id, now))
+
+    async def _aknown(self, task_id: str) -> ResultView:
+        now = self.clock.now()
+        return await self.database.read(lambda session: results.find_result(session, task_id, now))
+
+
+def internal_url(app: str) -> str:
+    """Give the destination that means "the app of that name, in its own process"."""
+    return f"http://{app}{INTERNAL_SUFFIX}/"
+
+
+def _start_at(outgoing: Outgoing) -> int | None:
+    """Say when the first delivery may start; QStash's own delays do not go with queues."""
+    options = outgoing.options
+    if outgoing.queue is not None:
+        for header, value in (("Upstash-Delay", options.delay_ms), ("Upstash-Not-Before", options.not_before)):
+            if value is not None:
+                raise BadRequest(
+                    f"{header}: a message in a queue cannot be delayed; publish it without a queue, "
+                    "or use Qtasks-Not-Before with an unordered queue"
+                )
+    return options.start_at
+
+
+def _headers(options: Options) -> tuple[tuple[str, str], ...]:
+    if options.content_type is None:
+        return options.forward
+    return (("Content-Type", options.content_type), *options.forward)
+
+
+def _dedup_key(outgoing: Outgoing) -> str | None:
+    """Give the account-wide key of contract 3.9; an explicit id wins over the content."""
+    options = outgoing.options
+    if options.dedup_id is not None:
+        return f"id:{options.dedup_id}"
+    if not options.content_dedup:
+        return None
+    digest = hashlib.sha256()
+    pairs = sorted((name.lower(), value) for name, value in _headers(options))
+    for part in (outgoing.queue or "", outgoing.destination, *(f"{name}:{value}" for name, value in pairs)):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    digest.update(len(outgoing.body).to_bytes(8, "big") + outgoing.body)
+    return f"cb:{digest.hexdigest()}"

@@ -1,0 +1,78 @@
+"""The seam between the store's verbs and a database: `Database` and `Session`.
+
+A verb is handed an open session and never commits. What a database owes beyond this file is
+written once, in its conformance tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Params = Mapping[str, Any]
+Row = tuple[Any, ...]
+
+
+class Session(Protocol):
+    """One open transaction or snapshot. `query` is the name of a text in `sql/`."""
+
+    def one(self, query: str, params: Params) -> Row | None:
+        """Give the first row, or None."""
+        ...
+
+    def all(self, query: str, params: Params) -> list[Row]:
+        """Give every row."""
+        ...
+
+    def run(self, query: str, params: Params) -> int:
+        """Change rows and say how many."""
+        ...
+
+    def insert_many(self, query: str, rows: Sequence[Params]) -> None:
+        """Insert all rows, in order."""
+        ...
+
+    def update_many(self, query: str, rows: Sequence[Params]) -> None:
+        """Run one update for each set of parameters."""
+        ...
+
+    def delete_many(self, query: str, rows: Sequence[Params]) -> None:
+        """Run one delete for each set of parameters."""
+        ...
+
+    def announce(self) -> None:
+        """Wake the dispatcher once this transaction is committed."""
+        ...
+
+
+Work = Callable[[Session], T]
+
+
+class Database(Protocol):
+    """Runs verbs in transactions. Safe to call from any thread."""
+
+    def run(self, work: Work[T]) -> T:
+        """Run `work` in a transaction, durable when this returns; its exception rolls it back."""
+        ...
+
+    def look(self, work: Work[T]) -> T:
+        """Run `work` on one consistent snapshot; it must not write."""
+        ...
+
+    async def write(self, work: Work[T]) -> T:
+        """Do what `run` does, off the event loop."""
+        ...
+
+    async def read(self, work: Work[T]) -> T:
+        """Do what `look` does, off the event loop."""
+        ...
+
+    async def changed(self, wait_ms: int) -> None:
+        """Return when somebody has committed work to dispatch, or after `wait_ms`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the database; no call may follow."""
+        ...

@@ -1,0 +1,257 @@
+"""The life of a message in the store: enqueue, promote, claim, settle, recover, prune.
+
+Each verb serves many messages in one call. Nothing here costs more when the backlog, the history or
+the number of queues grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from qtasks.broker.store import queues
+from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.records import Claim, Claimed, Headers, NewMessage, Stage
+from qtasks.errors import BadRequest
+from qtasks.protocol.shapes import Enqueued
+
+QUEUES_PER_CLAIM = 64
+
+
+def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[Enqueued]:
+    """Store messages, or find that they are already stored; answer in their order.
+
+    A repeat of a deduplication id inside its window gives the first message's id (promise P12).
+    Raises `BadRequest` for a delayed message on an ordered queue; then nothing is stored.
+    """
+    answers: list[Enqueued] = []
+    fresh: list[tuple[NewMessage, queues.QueueRow]] = []
+    taken: dict[str, str] = {}
+    for message in messages:
+        known = _first_of_its_key(session, message, taken, now)
+        if known is not None:
+            answers.append(Enqueued(known, deduplicated=True))
+            continue
+        queue = queues.find_or_create(session, message, now)
+        _check_order(message, queue)
+        answers.append(Enqueued(message.id))
+        fresh.append((message, queue))
+    if fresh:
+        _store(session, fresh, now)
+    return answers
+
+
+def _first_of_its_key(session: Session, message: NewMessage, taken: dict[str, str], now: int) -> str | None:
+    key = message.dedup_key
+    if key is None:
+        return None
+    if key in taken:
+        return taken[key]
+    row = session.one("dedup_find", {"key": key, "now": now})
+    if row is not None:
+        known: str = row[0]
+        return known
+    taken[key] = message.id
+    return None
+
+
+def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
+    if queue.ordered and message.start_at is not None:
+        raise BadRequest(
+            f"queue {queue.name} is ordered, and a delayed message would hold up all that follow; "
+            "drop the delay, or use an unordered queue"
+        )
+
+
+def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]], now: int) -> None:
+    last = session.one("message_last_seq", {})
+    assert last is not None
+    contents: list[dict[str, Any]] = []
+    pending: list[dict[str, Any]] = []
+    dedup: list[dict[str, Any]] = []
+    for seq, (message, queue) in enumerate(fresh, last[0] + 1):
+        contents.append(_content(seq, message))
+        pending.append(_pending(seq, message, queue))
+        if message.dedup_key is not None:
+            dedup.append(
+                {"key": message.dedup_key, "message_id": message.id, "expires_at": message.dedup_until}
+            )
+    session.insert_many("message_insert", contents)
+    session.insert_many("pending_insert", pending)
+    session.insert_many("dedup_insert", dedup)
+    queues.mark(session, {queue.id for _, queue in fresh}, now)
+    session.announce()
+
+
+def _content(seq: int, message: NewMessage) -> dict[str, Any]:
+    return {
+        "seq": seq,
+        "id": message.id,
+        "task_id": message.task_id,
+        "queue": message.queue or None,
+        "url": message.url,
+        "method": message.method,
+        "headers": pack_headers(message.headers),
+        "body": message.body,
+        "created_at": message.created_at,
+        "not_before": message.start_at or message.created_at,
+        "max_retries": message.max_retries,
+        "retry_delay": message.retry_delay,
+        "timeout_ms": message.timeout_ms,
+        "labels": orjson.dumps(message.labels).decode() if message.labels else None,
+        "caller_ip": message.caller_ip,
+        "result_ttl_ms": message.result_ttl_ms,
+    }
+
+
+def _pending(seq: int, message: NewMessage, queue: queues.QueueRow) -> dict[str, Any]:
+    """A message without a delay is ready whatever the clock says later (promise P16).
+
+    Its `due_at` only sorts it among others, and not even that in an ordered queue, where the
+    sequence alone decides.
+    """
+    waits = message.start_at is not None and message.start_at > message.created_at
+    due_at = message.start_at if waits else message.created_at
+    return {
+        "seq": seq,
+        "queue": queue.id,
+        "app": message.app,
+        "state": Stage.WAITING.value if waits else Stage.READY.value,
+        "due_at": 0 if queue.ordered else due_at,
+    }
+
+
+def claim(
+    session: Session,
+    *,
+    node: str,
+    app: str | None,
+    slots: int,
+    alone_is_free: bool,
+    lease_margin_ms: int,
+    now: int,
+) -> Claimed:
+    """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
+
+    Takes what pause, parallelism and order allow, for HTTP or for `app`. At most one message that
+    was in flight at a crash is claimed at a time, and only if `alone_is_free`.
+    """
+    promote(session, now)
+    claims: list[Claim] = []
+    for queue in queues.ready(session, min(slots, QUEUES_PER_CLAIM)):
+        room = slots - len(claims)
+        if not room:
+            break
+        rows, stays = _ready_rows(session, queue, app, room, alone_is_free)
+        for row in rows:
+            claims.append(_claim(row, queue, now, lease_margin_ms))
+            alone_is_free = alone_is_free and not claims[-1].alone
+        queues.turn(session, queue.id, now if stays else None)
+    session.update_many("pending_lease", [_lease(each, node) for each in claims])
+    upcoming = session.one("pending_next_due", {})
+    return Claimed(claims, upcoming[0] if upcoming else None)
+
+
+def promote(session: Session, now: int, count: int = 1000) -> None:
+    """Make ready what has waited until its instant."""
+    due = session.all("pending_due", {"now": now, "count": count})
+    if due:
+        session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
+        queues.mark(session, {row[1] for row in due}, now)
+
+
+def _ready_rows(
+    session: Session, queue: queues.QueueRow, app: str | None, room: int, alone_is_free: bool
+) -> tuple[list[Row], bool]:
+    """Pick rows of one queue; also say whether it stays in line, having more that could start."""
+    free = queues.free_slots(session, queue)
+    count = min(room, free)
+    if count <= 0:
+        return [], False  # whoever frees a slot puts the queue back in line
+    query = "claim_ready" if alone_is_free or queue.ordered else "claim_ready_skipping_alone"
+    rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
+    picked: list[Row] = []
+    for row in rows:
+        is_alone = bool(row[3])
+        if is_alone and not alone_is_free:
+            if queue.ordered:
+                break  # nothing may overtake it
+            continue
+        alone_is_free = alone_is_free and not is_alone
+        picked.append(row)
+    skipped = len(picked) < len(rows) or query == "claim_ready_skipping_alone"
+    return picked, skipped or (len(rows) == count and count < free)
+
+
+def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
+    (seq, attempt, epoch, alone, guard_until, app, id_, task_id, queue_name, url, method, headers, body,
+     created_at, max_retries, retry_delay, timeout_ms, caller_ip, result_ttl_ms) = row  # fmt: skip
+    return Claim(
+        seq=seq,
+        id=id_,
+        queue=queue_name,
+        app=app,
+        url=url,
+        method=method,
+        headers=unpack_headers(headers),
+        body=body,
+        created_at=created_at,
+        attempt=attempt + 1,
+        lease_epoch=epoch + 1,
+        lease_until=now + timeout_ms + lease_margin_ms,
+        started_at=now,
+        max_retries=max_retries,
+        timeout_ms=timeout_ms,
+        retry_delay=retry_delay,
+        task_id=task_id,
+        result_ttl_ms=result_ttl_ms,
+        caller_ip=caller_ip,
+        queue_id=queue.id,
+        ordered=queue.ordered,
+        alone=bool(alone),
+        guard_until=guard_until,
+    )
+
+
+def orphaned(session: Session, node: str, lease_margin_ms: int) -> list[Claim]:
+    """Give the leases that are not `node`'s: on SQLite, those of earlier lives of the broker."""
+    claims = []
+    for queue_id, ordered, started_at, *row in session.all("pending_orphans", {"owner": node}):
+        queue = queues.QueueRow(queue_id, "", 0, bool(ordered))
+        claims.append(_claim(tuple(row), queue, started_at, lease_margin_ms))
+    return claims
+
+
+def _lease(claim: Claim, node: str) -> dict[str, Any]:
+    return {
+        "seq": claim.seq,
+        "attempt": claim.attempt,
+        "epoch": claim.lease_epoch,
+        "owner": node,
+        "until": claim.lease_until,
+        "now": claim.started_at,
+    }
+
+
+def prune(session: Session, *, after: int, before: int, count: int) -> int | None:
+    """Drop the content and log of finished messages that ended until `before`; looks at `count`.
+
+    Goes on behind the sequence number `after`; gives the number to go on from, or None at the end.
+    """
+    rows = session.all("message_prune_candidates", {"after": after, "count": count})
+    old = [{"seq": seq} for seq, ended_at, is_kept in rows if ended_at <= before and not is_kept]
+    session.delete_many("message_delete", old)
+    session.delete_many("log_delete", old)
+    return rows[-1][0] if len(rows) == count else None
+
+
+def pack_headers(headers: Headers) -> bytes:
+    """Write headers as they are stored: a JSON list of pairs."""
+    return orjson.dumps(headers)
+
+
+def unpack_headers(packed: bytes) -> Headers:
+    """The inverse of `pack_headers`."""
+    return tuple((name, value) for name, value in orjson.loads(packed))

@@ -1,0 +1,40 @@
+"""Loads the SQL texts: every `-- name:` section of `sql/*.sql`, with the dialect's own beside it.
+
+A text that serves both databases stands in `room.sql`; where they differ, `room.sqlite.sql` and
+`room.postgres.sql` each define the same names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "sql"
+MARK = "-- name:"
+
+
+@cache
+def load_queries(dialect: str) -> dict[str, str]:
+    """Give the texts of a dialect, `sqlite` or `postgres`, by name."""
+    queries: dict[str, str] = {}
+    for path in sorted(FOLDER.glob("*.sql")):
+        kind = path.name.split(".")[1]
+        if kind in ("sql", dialect):
+            queries.update(_sections(path.read_text(encoding="utf-8")))
+    return queries
+
+
+def load_migrations(dialect: str) -> list[tuple[int, str]]:
+    """Give the numbered migrations of a dialect, in order."""
+    paths = sorted((FOLDER / "migrations").glob(f"*.{dialect}.sql"))
+    return [(int(path.name.split(".")[0].split("_")[0]), path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Split a file at its marks; comments are kept out of what the database sees."""
+    found: dict[str, str] = {}
+    for section in text.split(MARK)[1:]:
+        name, _, body = section.partition("\n")
+        lines = [line for line in body.splitlines() if not line.lstrip().startswith("--")]
+        found[name.strip()] = "\n".join(lines).strip().rstrip(";")
+    return found

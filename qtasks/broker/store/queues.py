@@ -1,0 +1,129 @@
+"""Queues in the store: made on first use, declared, paused, and taken in turn by `claim`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.records import Stage
+from qtasks.protocol.shapes import QueueView
+
+UNLIMITED = 1 << 31
+PUBLISHED = ""  # the unnamed queue of messages that were published without one; never shown
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """What claim and enqueue need to know of a queue."""
+
+    id: int
+    name: str
+    parallelism: int
+    ordered: bool
+
+
+class _Declaration(Protocol):
+    @property
+    def queue(self) -> str: ...
+    @property
+    def parallelism(self) -> int: ...
+    @property
+    def ordered(self) -> bool: ...
+
+
+def find_or_create(session: Session, wanted: _Declaration, now: int) -> QueueRow:
+    """Give the queue of that name, making it as declared if it is missing (contract 1.5)."""
+    row = session.one("queue_find", {"name": wanted.queue})
+    if row is None:
+        create(session, wanted.queue, wanted.parallelism, wanted.ordered, paused=False, now=now)
+        row = session.one("queue_find", {"name": wanted.queue})
+        assert row is not None
+    return QueueRow(row[0], row[1], row[2], bool(row[3]))
+
+
+def create(session: Session, name: str, parallelism: int, ordered: bool, *, paused: bool, now: int) -> None:
+    """Make a queue."""
+    session.run(
+        "queue_insert",
+        {
+            "name": name,
+            "parallelism": parallelism,
+            "ordered": int(ordered),
+            "paused": int(paused),
+            "now": now,
+        },
+    )
+
+
+def upsert(session: Session, name: str, parallelism: int, paused: bool | None, now: int) -> None:
+    """Set a queue's parallelism, and its pause unless `paused` is None (contract 2.6)."""
+    row = session.one("queue_find", {"name": name})
+    if row is None:
+        create(session, name, parallelism, ordered=True, paused=bool(paused), now=now)
+        return
+    keeps = row[4] if paused is None else int(paused)
+    session.run("queue_update", {"name": name, "parallelism": parallelism, "paused": keeps, "now": now})
+    session.announce()
+
+
+def set_paused(session: Session, name: str, paused: bool, now: int) -> bool:
+    """Pause or resume a queue; False if there is none of that name."""
+    found = session.run("queue_pause", {"name": name, "paused": int(paused), "now": now}) > 0
+    session.announce()
+    return found
+
+
+def views(session: Session, name: str | None = None) -> list[QueueView]:
+    """List all queues by name, or the one of that name."""
+    return [_view(row) for row in session.all("queue_list", {"name": name})]
+
+
+def _view(row: Row) -> QueueView:
+    name, parallelism, ordered, paused, created_at, updated_at, lag = row
+    return QueueView(
+        name=name,
+        created_at=created_at,
+        updated_at=updated_at,
+        parallelism=parallelism,
+        paused=bool(paused),
+        lag=lag,
+        ordered=bool(ordered),
+    )
+
+
+def ready(session: Session, count: int) -> list[QueueRow]:
+    """Give queues that may have something to start, the longest waiting first."""
+    rows = session.all("queue_ready", {"count": count})
+    return [QueueRow(row[0], "", row[1], bool(row[2])) for row in rows]
+
+
+def free_slots(session: Session, queue: QueueRow) -> int:
+    """Say how many more messages of the queue may be in flight."""
+    if queue.parallelism >= UNLIMITED:
+        return UNLIMITED
+    held = Stage.HELD if queue.ordered else Stage.ACTIVE  # contract 1.5: a retry keeps its slot
+    row = session.one("pending_taken", {"queue": queue.id, "held": held.value})
+    assert row is not None
+    return queue.parallelism - int(row[0])
+
+
+def mark(session: Session, ids: Iterable[int], now: int) -> None:
+    """Say that these queues may have something to start."""
+    session.update_many("queue_mark", [{"id": each, "now": now} for each in ids])
+
+
+def mark_if_ready(session: Session, ids: Iterable[int], now: int) -> None:
+    """Say so of those that really have a ready message: a slot became free."""
+    session.update_many("queue_mark_if_ready", [{"id": each, "now": now} for each in ids])
+
+
+def mark_all_ready(session: Session, now: int) -> None:
+    """Say so of every queue with a ready message: at start, when nothing may be taken for granted."""
+    session.run("queue_mark_all", {"now": now})
+
+
+def turn(session: Session, id_: int, ready_at: int | None) -> None:
+    """Send a queue to the back of the line, or out of it if `ready_at` is None."""
+    session.run("queue_turn", {"id": id_, "ready_at": ready_at})

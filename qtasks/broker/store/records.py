@@ -1,0 +1,145 @@
+"""The values that pass between policy and the store's verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Stage(IntEnum):
+    """Where a pending message is. From WAITING on, it waits for its `due_at`."""
+
+    READY = 0
+    ACTIVE = 1
+    WAITING = 2
+    HELD = 3
+    """Waits for its retry and keeps its place in an ordered queue (contract 1.5)."""
+
+
+class LogKind(IntEnum):
+    """How an attempt ended; which entries of the log that makes is said in `logs.py`."""
+
+    DELIVERED = 1
+    RETRY = 2
+    FAILED = 3
+    RETURNED = 4
+    """Handed back without spending an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message that has passed every check, ready to be stored."""
+
+    id: str
+    queue: str
+    """The queue's name; "" for a message that was published without one."""
+    parallelism: int
+    ordered: bool
+    """How to make the queue if it is missing; an existing one is not changed."""
+    url: str
+    method: str
+    headers: Headers
+    body: bytes
+    created_at: int
+    start_at: int | None
+    """Not to be delivered before this instant; None for at once."""
+    max_retries: int
+    timeout_ms: int
+    retry_delay: str | None = None
+    labels: tuple[str, ...] = ()
+    task_id: str | None = None
+    result_ttl_ms: int | None = None
+    dedup_key: str | None = None
+    dedup_until: int = 0
+    app: str | None = None
+    """The app that must run it in process; None for a delivery over HTTP."""
+    caller_ip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message leased to this node, with what one delivery attempt needs."""
+
+    seq: int
+    id: str
+    queue: str | None
+    app: str | None
+    url: str
+    method: str
+    headers: Headers
+    body: bytes
+    created_at: int
+    attempt: int
+    """Counts from 1; this attempt included."""
+    lease_epoch: int
+    lease_until: int
+    started_at: int
+    max_retries: int
+    timeout_ms: int
+    retry_delay: str | None
+    task_id: str | None
+    result_ttl_ms: int | None
+    caller_ip: str | None
+    queue_id: int
+    ordered: bool
+    alone: bool
+    """It was in flight at a crash, so it runs without others of its kind beside it."""
+    guard_until: int | None
+    """Until then an earlier attempt may still be running in the app."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a destination answered, or its absence: `status` 0 with `error` set."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+    error: str | None = None
+    truncated: bool = False
+    """The answer was longer than we keep; `body` is its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The message is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Another attempt follows at `at` (Unix ms), or as soon as there is a slot if None."""
+
+    at: int | None
+    counted: bool = True
+    """False: this attempt is not spent (promise P17, and redelivery of what still runs)."""
+    suspected: bool = False
+    """It was in flight when its broker died: perhaps it killed it, perhaps it still runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """No attempt remains, or none is wanted: to the dead letter queue."""
+
+
+Verdict = Delivered | Again | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of a claim, to be recorded."""
+
+    claim: Claim
+    reply: Reply
+    verdict: Verdict
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What one claim brought: the leases, and when the next waiting message falls due."""
+
+    claims: Sequence[Claim]
+    next_due_at: int | None

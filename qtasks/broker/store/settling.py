@@ -1,0 +1,169 @@
+"""Recording what became of claims: one transaction for a batch, fenced by the lease epoch.
+
+The end of a message, its log row, its result, its dead letter and the slot it frees commit together
+(promise P14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from qtasks.broker.store import queues
+from qtasks.broker.store.database import Session
+from qtasks.broker.store.messages import orphaned, pack_headers
+from qtasks.broker.store.records import (
+    Again,
+    Claim,
+    Dead,
+    Delivered,
+    LogKind,
+    Reply,
+    Settlement,
+    Stage,
+    Verdict,
+)
+
+INTERRUPTED = "interrupted: the broker stopped before the reply was known"
+KINDS = {Delivered: LogKind.DELIVERED, Dead: LogKind.FAILED}
+
+
+def settle(session: Session, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
+    """Record verdicts; give those that took effect, without those whose lease was lost (promise P08)."""
+    recorded = [each for each in settlements if _move(session, each)]
+    session.insert_many("log_insert", [_log_row(each) for each in recorded])
+    dead = [_dead_letter(each) for each in recorded if isinstance(each.verdict, Dead)]
+    session.insert_many("dead_letter_insert", dead)
+    results = [_result(each) for each in recorded if _has_result(each)]
+    session.insert_many("result_insert", results)
+    queues.mark_if_ready(session, {each.claim.queue_id for each in recorded}, now)
+    return recorded
+
+
+def _move(session: Session, settlement: Settlement) -> bool:
+    claim, verdict = settlement.claim, settlement.verdict
+    fence = {"seq": claim.seq, "epoch": claim.lease_epoch}
+    if isinstance(verdict, Again):
+        return session.run("pending_again", {**fence, **_next_attempt(claim, verdict)}) > 0
+    if session.run("pending_finish", fence) > 0:
+        return True
+    late_success = isinstance(verdict, Delivered)
+    return late_success and session.run("pending_finish_late", {"seq": claim.seq}) > 0
+
+
+def _next_attempt(claim: Claim, verdict: Again) -> dict[str, Any]:
+    """Where a message waits for its next attempt; in an ordered queue it keeps its place."""
+    waiting = Stage.HELD if claim.ordered else Stage.WAITING
+    stage = Stage.READY if verdict.at is None else waiting
+    due_at = verdict.at if verdict.at is not None else (0 if claim.ordered else claim.created_at)
+    return {
+        "state": stage.value,
+        "due_at": due_at,
+        "attempt": claim.attempt if verdict.counted else claim.attempt - 1,
+        # A counted reply means that the app lives, so the message is no longer suspected.
+        "alone": int(verdict.suspected or (claim.alone and not verdict.counted)),
+        "guard_until": _guard(claim, verdict),
+    }
+
+
+def _guard(claim: Claim, verdict: Again) -> int | None:
+    """Until when an earlier attempt may still run in the app, unknown to this broker."""
+    if verdict.suspected:
+        return claim.lease_until
+    return None if verdict.counted else claim.guard_until or claim.lease_until
+
+
+def _log_row(settlement: Settlement) -> dict[str, Any]:
+    claim, reply, verdict = settlement.claim, settlement.reply, settlement.verdict
+    delivered = isinstance(verdict, Delivered)
+    return {
+        "message": claim.seq,
+        "epoch": claim.lease_epoch,
+        "kind": _kind(verdict).value,
+        "started_at": claim.started_at,
+        "ended_at": settlement.ended_at,
+        "next_at": (verdict.at or settlement.ended_at) if isinstance(verdict, Again) else None,
+        "status": reply.status,
+        "error": reply.error,
+        "headers": None if delivered else pack_headers(reply.headers),
+        "body": None if delivered else reply.body,
+    }
+
+
+def _kind(verdict: Verdict) -> LogKind:
+    if isinstance(verdict, Again):
+        return LogKind.RETRY if verdict.counted else LogKind.RETURNED
+    return KINDS[type(verdict)]
+
+
+def _dead_letter(settlement: Settlement) -> dict[str, Any]:
+    claim, reply = settlement.claim, settlement.reply
+    return {
+        "message": claim.seq,
+        "died_at": settlement.ended_at,
+        "attempts": claim.attempt,
+        "status": reply.status,
+        "error": reply.error,
+        "headers": pack_headers(reply.headers),
+        "body": reply.body,
+    }
+
+
+def _has_result(settlement: Settlement) -> bool:
+    claim = settlement.claim
+    return bool(claim.task_id and claim.result_ttl_ms and not isinstance(settlement.verdict, Again))
+
+
+def _result(settlement: Settlement) -> dict[str, Any]:
+    claim, reply, ended_at = settlement.claim, settlement.reply, settlement.ended_at
+    succeeded = isinstance(settlement.verdict, Delivered)
+    keeps_value = succeeded and not reply.truncated
+    return {
+        "task_id": claim.task_id,
+        "state": "SUCCEEDED" if succeeded else "FAILED",
+        "value": reply.body if keeps_value else None,
+        "error": None if succeeded else error_document(reply),
+        "attempts": claim.attempt,
+        "created_at": claim.created_at,
+        "finished_at": ended_at,
+        "expires_at": ended_at + (claim.result_ttl_ms or 0),
+    }
+
+
+def error_document(reply: Reply) -> bytes:
+    """Give the app's own error document, or make one for a delivery that brought none."""
+    try:
+        if isinstance(orjson.loads(reply.body), dict):
+            return reply.body
+    except orjson.JSONDecodeError:
+        pass
+    message = reply.error or f"the destination answered {reply.status}"
+    return orjson.dumps({"error": {"type": "DeliveryFailed", "message": message, "traceback": None}})
+
+
+def recover(session: Session, *, node: str, lease_margin_ms: int, now: int) -> int:
+    """Put back in play what earlier lives of this broker had in flight; say how many (promise P07).
+
+    Their attempts stay counted. Those without a further attempt go to the dead letter queue, so a
+    task that kills its process is bounded (promise P13). The rest run one at a time at first.
+    """
+    orphans = orphaned(session, node, lease_margin_ms)
+    lost = Reply(0, error=INTERRUPTED)
+    settle(
+        session,
+        [
+            Settlement(
+                each,
+                lost,
+                Dead() if each.attempt > each.max_retries else Again(None, suspected=True),
+                ended_at=max(now, each.started_at),
+            )
+            for each in orphans
+        ],
+        now,
+    )
+    queues.mark_all_ready(session, now)
+    session.announce()
+    return len(orphans)

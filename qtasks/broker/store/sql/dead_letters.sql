@@ -1,0 +1,19 @@
+-- name: dead_letter_insert
+INSERT INTO dead_letters (message, died_at, attempts, status, error, headers, body)
+VALUES (:message, :died_at, :attempts, :status, :error, :headers, :body)
+
+-- name: dead_letter_page
+SELECT d.message, d.died_at, d.attempts, d.status, d.error, d.headers, d.body
+FROM dead_letters d
+WHERE d.died_at < :before_at OR (d.died_at = :before_at AND d.message < :before_seq)
+ORDER BY d.died_at DESC, d.message DESC
+LIMIT :count
+
+-- name: dead_letter_find
+SELECT d.message, d.died_at, d.attempts, d.status, d.error, d.headers, d.body
+FROM dead_letters d
+WHERE d.message = :message AND d.died_at = :died_at
+
+-- name: dead_letter_prune
+DELETE FROM dead_letters
+WHERE message IN (SELECT message FROM dead_letters WHERE died_at <= :before ORDER BY died_at LIMIT :count)

@@ -1,0 +1,55 @@
+-- A page of the log is put together from sources that are each read newest first by an index:
+-- messages (CREATED), ends of attempts, starts of attempts (ACTIVE), and what is in flight.
+
+-- name: log_insert
+INSERT INTO log (message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body)
+VALUES (:message, :epoch, :kind, :started_at, :ended_at, :next_at, :status, :error, :headers, :body)
+
+-- name: log_created
+SELECT seq, created_at
+FROM messages
+WHERE (created_at, seq) <= (:time, :seq)
+ORDER BY created_at DESC, seq DESC
+LIMIT :count
+
+-- name: log_ended
+SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
+FROM log
+WHERE (ended_at, message) <= (:time, :seq)
+ORDER BY ended_at DESC, message DESC
+LIMIT :count
+
+-- name: log_started
+SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
+FROM log
+WHERE (started_at, message) <= (:time, :seq)
+ORDER BY started_at DESC, message DESC
+LIMIT :count
+
+-- name: log_active
+SELECT p.seq, p.lease_epoch, p.started_at
+FROM queues q
+CROSS JOIN pending p
+WHERE p.queue = q.id AND p.state = 1
+
+-- name: log_of_message
+SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
+FROM log
+WHERE message = :seq
+ORDER BY epoch
+
+-- name: log_active_of_message
+SELECT seq, lease_epoch, started_at
+FROM pending
+WHERE seq = :seq AND state = 1
+
+-- name: log_seq_of_message
+SELECT seq, created_at
+FROM messages
+WHERE id = :id
+
+-- name: log_message
+SELECT id, queue, url, method, headers, body, created_at, not_before, max_retries, retry_delay,
+       timeout_ms, labels, caller_ip
+FROM messages
+WHERE seq = :seq

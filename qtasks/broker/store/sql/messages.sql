@@ -1,0 +1,135 @@
+-- Accepting, claiming and settling messages. States of a pending row: 0 ready, 1 active,
+-- 2 waiting for its instant, 3 the same but keeping its place in an ordered queue.
+
+-- name: message_insert
+INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
+                      max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms)
+VALUES (:seq, :id, :task_id, :queue, :url, :method, :headers, :body, :created_at, :not_before,
+        :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms)
+
+-- name: pending_insert
+INSERT INTO pending (seq, queue, app, state, due_at)
+VALUES (:seq, :queue, :app, :state, :due_at)
+
+-- name: dedup_find
+SELECT message_id
+FROM dedup
+WHERE key = :key AND expires_at > :now
+
+-- name: dedup_insert
+INSERT INTO dedup (key, message_id, expires_at)
+VALUES (:key, :message_id, :expires_at)
+ON CONFLICT (key) DO UPDATE SET message_id = excluded.message_id, expires_at = excluded.expires_at
+
+-- name: pending_due
+SELECT p.seq, p.queue, q.ordered
+FROM pending p
+JOIN queues q ON q.id = p.queue
+WHERE p.state >= 2 AND p.due_at <= :now
+ORDER BY p.due_at
+LIMIT :count
+
+-- name: pending_promote
+UPDATE pending
+SET state = 0, due_at = CASE WHEN :ordered = 1 THEN 0 ELSE due_at END
+WHERE seq = :seq
+
+-- name: pending_next_due
+SELECT due_at
+FROM pending
+WHERE state >= 2
+ORDER BY due_at
+LIMIT 1
+
+-- name: pending_taken
+-- Active ones; in an ordered queue also those that wait for a retry (:held is 3 there, else 1 again).
+SELECT count(*)
+FROM pending
+WHERE queue = :queue AND state IN (1, :held)
+
+-- name: claim_ready
+SELECT p.seq, p.attempt, p.lease_epoch, p.alone, p.guard_until,
+       p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app)
+ORDER BY p.due_at, p.seq
+LIMIT :count
+
+-- name: claim_ready_skipping_alone
+SELECT p.seq, p.attempt, p.lease_epoch, p.alone, p.guard_until,
+       p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app) AND p.alone = 0
+ORDER BY p.due_at, p.seq
+LIMIT :count
+
+-- name: pending_lease
+UPDATE pending
+SET state = 1, attempt = :attempt, lease_epoch = :epoch, lease_owner = :owner, lease_until = :until,
+    started_at = :now
+WHERE seq = :seq
+
+-- name: pending_finish
+-- The lease epoch is the fence: whoever lost the lease changes nothing (promise P08).
+DELETE FROM pending
+WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
+
+-- name: pending_finish_late
+-- A late success may still complete a message of which no newer attempt runs.
+DELETE FROM pending
+WHERE seq = :seq AND state <> 1
+
+-- name: pending_again
+UPDATE pending
+SET state = :state, due_at = :due_at, attempt = :attempt, alone = :alone, guard_until = :guard_until,
+    lease_owner = NULL, lease_until = NULL, started_at = NULL
+WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
+
+-- name: pending_orphans
+-- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
+SELECT q.id, q.ordered, p.started_at,
+       p.seq, p.attempt - 1, p.lease_epoch - 1, p.alone, p.guard_until, p.app,
+       m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
+FROM queues q
+CROSS JOIN pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner <> :owner
+
+-- name: pending_count
+SELECT count(*)
+FROM pending
+
+-- name: message_by_id
+SELECT m.id, m.queue, m.url, m.method, m.headers, m.body, m.created_at, m.not_before,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.labels, m.caller_ip, p.state,
+       (SELECT max(l.ended_at) FROM log l WHERE l.message = m.seq)
+FROM messages m
+LEFT JOIN pending p ON p.seq = m.seq
+WHERE m.id = :id
+
+-- name: message_prune_candidates
+-- A message is as old as its last attempt.
+SELECT m.seq, coalesce((SELECT max(l.ended_at) FROM log l WHERE l.message = m.seq), m.created_at),
+       EXISTS (SELECT 1 FROM pending p WHERE p.seq = m.seq)
+       OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.message = m.seq)
+FROM messages m
+WHERE m.seq > :after
+ORDER BY m.seq
+LIMIT :count
+
+-- name: message_delete
+DELETE FROM messages
+WHERE seq = :seq
+
+-- name: log_delete
+DELETE FROM log
+WHERE message = :seq
+
+-- name: dedup_prune
+DELETE FROM dedup
+WHERE key IN (SELECT key FROM dedup WHERE expires_at <= :now ORDER BY expires_at LIMIT :count)

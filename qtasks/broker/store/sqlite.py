@@ -1,0 +1,314 @@
+"""The store on SQLite: one connection that writes, shared by group commit, and a few that read.
+
+Whoever calls `run` first commits for all who wait meanwhile: a lone caller pays no thread hop, and
+a crowd pays one fsync for many. The process must own the file (see `home/ownership.py`); two
+writing processes are never allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from qtasks.broker.store.database import Params, Row, Session, Work
+from qtasks.broker.store.migrate import migrate_sqlite
+from qtasks.broker.store.queries import load_queries
+from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
+
+T = TypeVar("T")
+
+GROUP = 256  # works that share one commit at most, so that the first of them does not wait long
+BUSY_MS = 5000
+READERS = 2
+
+
+class SqliteSession:
+    """A `Session` on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: dict[str, str]) -> None:
+        self._connection = connection
+        self._queries = queries
+        self.announced = False
+
+    def one(self, query: str, params: Params) -> Row | None:
+        row: Row | None = self._connection.execute(self._queries[query], params).fetchone()
+        return row
+
+    def all(self, query: str, params: Params) -> list[Row]:
+        return self._connection.execute(self._queries[query], params).fetchall()
+
+    def run(self, query: str, params: Params) -> int:
+        return self._connection.execute(self._queries[query], params).rowcount
+
+    def insert_many(self, query: str, rows: Sequence[Params]) -> None:
+        if len(rows) == 1:  # executemany costs more than it saves
+            self._connection.execute(self._queries[query], rows[0])
+        elif rows:
+            self._connection.executemany(self._queries[query], rows)
+
+    update_many = insert_many
+    delete_many = insert_many
+
+    def announce(self) -> None:
+        self.announced = True
+
+
+class _Ticket:
+    """A work that waits for its turn, and whoever waits for it."""
+
+    __slots__ = ("error", "leads", "result", "wake", "work")
+
+    def __init__(self, work: Work[Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.leads = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class SqliteDatabase:
+    """A `Database` on one SQLite file that this process owns.
+
+    `durability` is "full" (fsync before a commit returns) or "relaxed" (a power cut may lose the
+    newest commits). `max_pages` bounds the file's size, for tests of a full disk.
+    """
+
+    def __init__(self, path: str, *, durability: str = "full", max_pages: int | None = None) -> None:
+        self._path = path
+        self._queries = load_queries("sqlite")
+        self._mutex = threading.Lock()
+        self._waiting: deque[_Ticket] = deque()
+        self._busy = False
+        self._failure: str | None = None
+        self._changes = _Changes()
+        with _translated(path, self._fail):
+            self._writer = _open(path, durability)
+            migrate_sqlite(self._writer, path)
+            if max_pages is not None:
+                self._writer.execute(f"PRAGMA max_page_count = {max_pages}")
+        self._session = SqliteSession(self._writer, self._queries)
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._reading = threading.Semaphore(READERS)
+        self._executor = ThreadPoolExecutor(READERS + 1, thread_name_prefix="qtasks-store")
+
+    @property
+    def failure(self) -> str | None:
+        """What broke the store for good, if anything did."""
+        return self._failure
+
+    def run(self, work: Work[T]) -> T:
+        ticket = _Ticket(work)
+        with self._mutex:
+            self._waiting.append(ticket)
+            leads = not self._busy
+            self._busy = True
+        if not leads:
+            self._await_turn(ticket)
+        if leads or ticket.leads:
+            self._lead()
+        if ticket.error is not None:
+            raise ticket.error
+        result: T = ticket.result
+        return result
+
+    def look(self, work: Work[T]) -> T:
+        with self._reading, _translated(self._path, self._fail):
+            connection = self._readers.pop() if self._readers else _open_reader(self._path)
+            try:
+                connection.execute("BEGIN")
+                return work(SqliteSession(connection, self._queries))
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._readers.append(connection)
+
+    async def write(self, work: Work[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
+
+    async def read(self, work: Work[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
+
+    async def changed(self, wait_ms: int) -> None:
+        await self._changes.wait(wait_ms)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        with self._mutex:
+            self._failure = self._failure or "it is closed"
+        for reader in self._readers:  # before the writer: the last to close checkpoints
+            reader.close()
+        self._writer.close()
+
+    def _await_turn(self, ticket: _Ticket) -> None:
+        try:
+            ticket.wake.acquire()
+        except BaseException:  # Ctrl-C in the main thread: nobody may be left waiting for us to lead
+            with self._mutex:
+                leads = ticket.leads
+                if not leads and ticket in self._waiting:
+                    self._waiting.remove(ticket)
+            if leads:
+                self._lead()
+            raise
+
+    def _lead(self) -> None:
+        """Commit the works that wait as one group, wake their callers, pass the lead on."""
+        with self._mutex:
+            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        self._commit(group)
+        if self._session.announced:
+            self._session.announced = False
+            self._changes.tell()
+        with self._mutex:
+            if self._waiting:
+                following = self._waiting[0]
+                following.leads = True
+                following.wake.release()
+            else:
+                self._busy = False
+        for ticket in group:
+            if not ticket.leads:
+                ticket.wake.release()
+
+    def _commit(self, group: list[_Ticket]) -> None:
+        """Run a group in one transaction: all its effects are durable together, or none is."""
+        try:
+            if self._failure is not None:
+                raise BrokerFailed(f"the store {self._path} cannot be used: {self._failure}")
+            with _translated(self._path, self._fail):
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    self._perform(group)
+                    self._writer.execute("COMMIT")
+                finally:
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+        except BaseException as error:
+            for ticket in group:
+                ticket.error = ticket.error or error
+
+    def _perform(self, group: list[_Ticket]) -> None:
+        if len(group) == 1:
+            group[0].result = group[0].work(self._session)
+            return
+        for ticket in group:
+            self._writer.execute("SAVEPOINT work")
+            try:
+                ticket.result = ticket.work(self._session)
+            except Exception as error:
+                meaning = _meaning(error, self._path)
+                if not self._writer.in_transaction or isinstance(meaning, BrokerFailed):
+                    raise  # SQLite gave up the transaction (no room, I/O): nobody's work is kept
+                ticket.error = meaning or error
+                self._writer.execute("ROLLBACK TO work")
+            self._writer.execute("RELEASE work")
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+
+
+class _Changes:
+    """Wakes the one loop that waits for work; told from any thread, cheap when nobody waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told = False
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    def tell(self) -> None:
+        with self._lock:
+            waiter = None if self._told else self._waiter
+            self._told = True
+            if waiter is not None:
+                waiter[0].call_soon_threadsafe(waiter[1].set)
+
+    async def wait(self, wait_ms: int) -> None:
+        event = asyncio.Event()
+        with self._lock:
+            if self._told:
+                self._told = False
+                return
+            self._waiter = (asyncio.get_running_loop(), event)
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                await event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                self._waiter = None
+                self._told = False
+
+
+def _open(path: str, durability: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=BUSY_MS / 1000
+    )
+    synchronous = "FULL" if durability == "full" else "NORMAL"
+    # The first statement reads the file, so a file of another kind is refused before it is changed.
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if path != ":memory:" and not _is_ours_or_empty(connection):
+        return connection  # the migration says why; no pragma may touch a file that is not ours
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    return connection
+
+
+def _is_ours_or_empty(connection: sqlite3.Connection) -> bool:
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    return not tables or connection.execute("PRAGMA application_id").fetchone()[0] != 0
+
+
+def _open_reader(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextmanager
+def _translated(path: str, fail: Callable[[str], None]) -> Iterator[None]:
+    """Turn the database's errors into ours; an I/O error ends the store's life (promise P04)."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        meaning = _meaning(error, path)
+        if meaning is None:
+            raise
+        if isinstance(meaning, BrokerFailed):
+            fail(str(error))
+        raise meaning from error
+
+
+def _meaning(error: BaseException, path: str) -> StoreError | BrokerFailed | None:
+    """Say what an error of SQLite means for the caller; None for a mistake of our own."""
+    if not isinstance(error, sqlite3.Error):
+        return None
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(f"no room left for {path}; nothing was stored. Make room on its disk and repeat")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreBusy(
+            f"another program has held the lock of {path} for {BUSY_MS // 1000} s; nothing was stored. "
+            "Close it (a database browser, a backup) and repeat"
+        )
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreUnusable(f"{path} is not a SQLite database; name another file")
+    if code == sqlite3.SQLITE_READONLY:
+        return StoreUnusable(f"{path} cannot be written; check the rights of the file and of its folder")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreUnusable(f"{path} cannot be opened; check that its folder exists and can be written")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT):
+        return BrokerFailed(f"the store {path} failed: {error}; the broker has stopped, nothing more is accepted")
+    return None

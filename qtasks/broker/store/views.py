@@ -1,0 +1,94 @@
+"""What the read API shows of messages and dead letters, made from their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from qtasks.broker.store.database import Session
+from qtasks.broker.store.messages import unpack_headers
+from qtasks.protocol.shapes import DeadLetter, HeaderMap, MessageView
+
+NEWEST = (1 << 62, 1 << 62)  # a cursor before everything, newest first
+
+
+def find_message(session: Session, message_id: str, readable_since: int) -> MessageView | None:
+    """Give a message that is pending, or that finished after `readable_since` (contract 1.2)."""
+    row = session.one("message_by_id", {"id": message_id})
+    if row is None:
+        return None
+    *content, stage, last_ended_at = row
+    if stage is None and (last_ended_at or 0) < readable_since:
+        return None
+    return message_view(content)
+
+
+def message_view(row: Sequence[Any]) -> MessageView:
+    """Make the view of a row of `log_message` or `message_by_id`."""
+    (id_, queue, url, method, headers, body, created_at, not_before, max_retries, retry_delay,
+     timeout_ms, labels, caller_ip) = row  # fmt: skip
+    return MessageView(
+        message_id=id_,
+        url=url,
+        method=method,
+        header=header_map(headers),
+        body=body,
+        max_retries=max_retries,
+        not_before=not_before,
+        created_at=created_at,
+        queue_name=queue,
+        caller_ip=caller_ip,
+        labels=tuple(orjson.loads(labels)) if labels else (),
+        retry_delay_expression=retry_delay,
+        timeout_ms=timeout_ms,
+    )
+
+
+def header_map(packed: bytes | None) -> HeaderMap:
+    """Make the API's map of header names to lists of values."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, value in unpack_headers(packed) if packed else ():
+        found[name] = (*found.get(name, ()), value)
+    return found
+
+
+def dead_letter_page(
+    session: Session, cursor: tuple[int, int] | None, count: int
+) -> tuple[list[DeadLetter], str | None]:
+    """List dead letters, newest first; also give the cursor of the next page, None at the end."""
+    before_at, before_seq = cursor or NEWEST
+    rows = session.all(
+        "dead_letter_page", {"before_at": before_at, "before_seq": before_seq, "count": count + 1}
+    )
+    page = [_dead_letter(session, row) for row in rows[:count]]
+    return page, page[-1].dlq_id if len(rows) > count else None
+
+
+def find_dead_letter(session: Session, died_at: int, seq: int) -> DeadLetter | None:
+    """Give one dead letter."""
+    row = session.one("dead_letter_find", {"message": seq, "died_at": died_at})
+    return None if row is None else _dead_letter(session, row)
+
+
+def _dead_letter(session: Session, row: Sequence[Any]) -> DeadLetter:
+    seq, died_at, _, status, error, headers, body = row
+    content = session.one("log_message", {"seq": seq})
+    assert content is not None  # pruning keeps the content of dead letters
+    return DeadLetter(
+        dlq_id=f"{died_at}-{seq}",
+        message=message_view(content),
+        response_status=status,
+        response_header=header_map(headers),
+        response_body=body,
+        error=error,
+    )
+
+
+def parse_cursor(text: str) -> tuple[int, int] | None:
+    """Read `<ms>-<seq>`, the form of DLQ ids and cursors; None if it is something else."""
+    instant, dash, seq = text.partition("-")
+    if dash and instant.isdecimal() and seq.isdecimal() and len(text) < 40:
+        return int(instant), int(seq)
+    return None

@@ -1,0 +1,41 @@
+"""Lets any thread or task wait until a task has finished, without asking again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
+
+
+class Waiters:
+    """Futures by task id; `finish` completes them. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, set[Future[None]]] = {}
+
+    @contextmanager
+    def expect(self, task_id: str) -> Iterator[Future[None]]:
+        """Give a future that is done once the task is; it is forgotten at the end of the block."""
+        future: Future[None] = Future()
+        with self._lock:
+            self._waiting.setdefault(task_id, set()).add(future)
+        try:
+            yield future
+        finally:
+            with self._lock:
+                others = self._waiting.get(task_id, set())
+                others.discard(future)
+                if not others:
+                    self._waiting.pop(task_id, None)
+
+    def finish(self, task_ids: Sequence[str]) -> None:
+        """Tell whoever waits for one of these that it has finished."""
+        if not self._waiting:  # the usual case, and it needs no lock: who comes later reads the store first
+            return
+        with self._lock:
+            done = [each for task_id in task_ids for each in self._waiting.get(task_id, ())]
+        for future in done:
+            with suppress(InvalidStateError):
+                future.set_result(None)

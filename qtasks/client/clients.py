@@ -1,0 +1,142 @@
+"""`Client` and `AsyncClient`: each sends a `Call` and turns failures into our exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import orjson
+
+from qtasks.client.calls import Call
+from qtasks.errors import BrokerUnavailable, BrokerUnreachable, InvalidValue, StoreFull, refusal
+from qtasks.protocol.durations import span_ms
+
+T = TypeVar("T")
+
+SOCKET_HOST = "http://qtasks.internal"
+
+
+class Client:
+    """Speaks to a broker from plain code. `socket` is the path of an embedded broker's Unix socket.
+
+    Raises `RequestError` for a refusal (4xx), `BrokerUnavailable` for a 5xx, `BrokerUnreachable` when
+    there is no answer.
+    """
+
+    def __init__(self, url: str, token: str, *, socket: str | None = None, timeout: float = 10) -> None:
+        transport = httpx.HTTPTransport(uds=socket) if socket else None
+        self._http = httpx.Client(transport=transport, timeout=timeout, **_setup(url, token, socket))
+
+    def send(self, call: Call[T]) -> T:
+        """Carry out one operation."""
+        try:
+            response = self._http.request(
+                call.method, call.target, headers=_headers(call.headers), content=call.body
+            )
+        except httpx.TransportError as error:
+            raise _unreachable(error) from error
+        return _read(call, response)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """Speaks to a broker from an event loop; raises what `Client` raises."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        socket: str | None = None,
+        limits: httpx.Limits | None = None,
+        timeout: httpx.Timeout | float = 10,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if transport is None:
+            transport = httpx.AsyncHTTPTransport(uds=socket, limits=limits or httpx.Limits())
+        self._http = httpx.AsyncClient(transport=transport, timeout=timeout, **_setup(url, token, socket))
+
+    async def send(self, call: Call[T]) -> T:
+        """Carry out one operation."""
+        try:
+            response = await self._http.request(
+                call.method, call.target, headers=_headers(call.headers), content=call.body
+            )
+        except httpx.TransportError as error:
+            raise _unreachable(error) from error
+        return _read(call, response)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _setup(url: str, token: str, socket: str | None) -> dict[str, Any]:
+    return {
+        "base_url": SOCKET_HOST if socket else url.rstrip("/"),
+        "headers": {"Authorization": f"Bearer {token}"},
+        "trust_env": False,
+        "follow_redirects": False,
+    }
+
+
+def _headers(pairs: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """UTF-8, as the broker reads them; httpx would take ASCII only."""
+    return [(name.encode("ascii"), value.encode()) for name, value in pairs]
+
+
+def _unreachable(error: httpx.TransportError) -> BrokerUnreachable:
+    return BrokerUnreachable(str(error) or type(error).__name__)
+
+
+def _read(call: Call[T], response: httpx.Response) -> T:
+    if response.is_success:
+        return call.read(response.content)
+    text = _text(response)
+    if response.status_code == 507:
+        raise StoreFull(text)
+    if response.is_server_error:
+        raise BrokerUnavailable(
+            f"the broker answered {response.status_code}: {text}",
+            status=response.status_code,
+            retry_after=_retry_after(response),
+        )
+    raise refusal(response.status_code, text)
+
+
+def _text(response: httpx.Response) -> str:
+    """Give the `error` of the answer, or the beginning of whatever came."""
+    try:
+        members = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return response.text[:500]
+    error = members.get("error") if isinstance(members, dict) else None
+    return str(error) if error else response.text[:500]
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return span_ms(float(response.headers["Retry-After"])) / 1000
+    except (KeyError, ValueError, InvalidValue):
+        return None

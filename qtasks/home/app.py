@@ -1,0 +1,237 @@
+"""`QTasks`: an application's tasks, the broker they go to, and the webhook they come back through."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
+
+from starlette.types import Receive, Scope, Send
+
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.service import internal_url
+from qtasks.clock import Clock, SystemClock
+from qtasks.errors import ConfigurationError
+from qtasks.home.embedded import EmbeddedHome
+from qtasks.home.in_process import AppRunner
+from qtasks.home.keys import keys_path, load_or_make_keys
+from qtasks.home.owner import OwnerSetup
+from qtasks.home.remote import RemoteHome
+from qtasks.ids import Ids
+from qtasks.settings import HomeKind, Settings, database_path
+from qtasks.tasks.calling import Caller, Queue
+from qtasks.tasks.default import CALLERS, DEFAULT
+from qtasks.tasks.envelope import EnvelopeSigner
+from qtasks.tasks.execution import Executor
+from qtasks.tasks.registry import Registry
+from qtasks.tasks.results import AsyncResult
+from qtasks.tasks.task import DeclaredOptions, Decorator, Task, TaskOptions, make_task
+from qtasks.tasks.threads import ThreadPool
+from qtasks.tasks.webhook import RUN, Webhook, WebhookKeys
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class QTasks:
+    """An app's tasks. Mount it where deliveries should arrive, and give its `lifespan` to the app.
+
+    `broker` is a URL, by default that of `QTASKS_BROKER`, else `sqlite:///qtasks.db`. `name` tells
+    apps apart that share one broker. `queues` declares queues that are not to be the usual
+    `Queue(parallelism=16)`. At most `concurrency` tasks run at once in this process, and at most
+    `threads` of them are plain functions. Nothing is opened before the first call or the lifespan.
+    Raises `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        broker: str | None = None,
+        *,
+        name: str = "app",
+        queues: Mapping[str, Queue] | None = None,
+        concurrency: int = 64,
+        threads: int = 16,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        found = settings or Settings.from_env()
+        self._settings = found if broker is None else _with_broker(found, broker)
+        self._name = _check_name(name)
+        self._queues = dict(queues or {})
+        self._clock = clock or SystemClock()
+        self._ids = ids or Ids()
+        self._registry = Registry()
+        self._concurrency = concurrency
+        self._threads = ThreadPool(threads)
+        self._lock = threading.Lock()
+        self._signer: EnvelopeSigner | None = None
+        self._executor: Executor | None = None
+        self._path = database_path(self._settings.broker) if self._is_embedded else None
+        self._home = self._make_home()
+        self._caller = self._make_caller()
+        self._webhook = Webhook(
+            self._get_executor, keys=self._webhook_keys(), concurrency=concurrency, clock=self._clock
+        )
+        self._lifespans = 0
+        CALLERS.add(weakref.WeakMethod(self._get_caller))
+
+    @overload
+    def task(
+        self, function: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Task[P, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def task(self, function: Callable[P, T], /) -> Task[P, T, T]: ...
+    @overload
+    def task(self, **options: Unpack[DeclaredOptions]) -> Decorator: ...
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a task of a function: `@tasks.task` or `@tasks.task(queue="mail", retries=5)`.
+
+        Raises `TaskDefinitionError` for a name that is taken, an option that does not exist, or a
+        function that cannot be a task.
+        """
+
+        def decorate(decorated: Callable[..., Any]) -> Task[..., Any, Any]:
+            return make_task(decorated, self._registry, self._get_caller, TaskOptions(), options)
+
+        return decorate if function is None else decorate(function)
+
+    def find(self, name: str) -> Task[..., Any, Any] | None:
+        """Give the task of that name, one of the module-level `@task` included; None if there is none."""
+        return self._registry.find(name) or DEFAULT.find(name)
+
+    def result(self, task_id: str) -> AsyncResult[Any]:
+        """Give the handle for a task id that was kept; its value comes as plain JSON."""
+        return AsyncResult(task_id, source=self._home, decode=lambda value: value, clock=self._clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the webhook: `POST …/run`."""
+        if scope["type"] == "lifespan":
+            await self._serve_lifespan(receive, send)
+        elif scope["type"] == "http":
+            if not self._lifespans and self._is_embedded:
+                await self._start_late()
+            await self._webhook(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Run the broker, where it is embedded, for as long as the app is up.
+
+        At the end nothing more is started, deliveries in flight are let finish for up to 25 s, and
+        the rest is handed back.
+        """
+        self._lifespans += 1
+        if self._lifespans == 1:
+            self._get_executor().is_draining = False
+            await self._home.start()
+        try:
+            yield
+        finally:
+            self._lifespans -= 1
+            if not self._lifespans:
+                await self._home.stop()
+                self._get_executor().is_draining = True
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+        """Speak ASGI's lifespan protocol: this object is itself the app that is served."""
+        await receive()
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start_late(self) -> None:
+        """Start without a lifespan: it was forgotten, and a request shows that the app serves."""
+        self._lifespans += 1
+        await self._home.start()
+        atexit.register(self._home.abandon)
+
+    # --- wiring ----------------------------------------------------------------------------------
+
+    @property
+    def _is_embedded(self) -> bool:
+        return self._settings.home is HomeKind.SQLITE
+
+    def _make_home(self) -> EmbeddedHome | RemoteHome:
+        settings = self._settings
+        if self._path is not None:
+            config = BrokerConfig(concurrency=self._concurrency)
+            runner = AppRunner(self._get_executor)
+            setup = OwnerSetup(
+                self._name, runner.run, config, self._ids, settings.allow_destinations, settings.durability
+            )
+            return EmbeddedHome(self._path, setup, self._clock)
+        if settings.home is HomeKind.HTTP:
+            return RemoteHome(settings, self._clock)
+        raise ConfigurationError("postgresql:// is not supported by this version; use sqlite:///… or http://…")
+
+    def _make_caller(self) -> Caller:
+        return Caller(
+            self._home,
+            self._home,
+            signer=self._get_signer,
+            destination=self._destination(),
+            queues=self._queues,
+            clock=self._clock,
+            ids=self._ids,
+        )
+
+    def _get_caller(self) -> Caller:
+        return self._caller
+
+    def _destination(self) -> str:
+        """The address that tasks are signed for: in process, or the webhook's own."""
+        if self._is_embedded:
+            return internal_url(self._name)
+        return f"{self._settings.public_url}/{RUN}"
+
+    def _webhook_keys(self) -> WebhookKeys | None:
+        settings = self._settings
+        if self._is_embedded or not settings.signing_keys or settings.public_url is None:
+            return None
+        return WebhookKeys(settings.signing_keys, self._destination())
+
+    def _get_signer(self) -> EnvelopeSigner:
+        with self._lock:
+            if self._signer is None:
+                self._signer = EnvelopeSigner(self._secrets())
+            return self._signer
+
+    def _secrets(self) -> tuple[str, ...]:
+        if self._settings.secrets or self._path is None:
+            return self._settings.secrets
+        return (load_or_make_keys(keys_path(self._path), self._ids).secret,)
+
+    def _get_executor(self) -> Executor:
+        if self._executor is None:
+            signer = self._get_signer()
+            settings = self._settings
+            self._executor = Executor(
+                self.find,
+                signer=signer,
+                destination=self._destination(),
+                threads=self._threads,
+                clock=self._clock,
+                redact=(*settings.secrets, *settings.signing_keys, settings.token or ""),
+            )
+        return self._executor
+
+
+def _with_broker(settings: Settings, broker: str) -> Settings:
+    return replace(settings, broker=broker)
+
+
+def _check_name(name: str) -> str:
+    """An app's name is part of an address, so it is made like a host name."""
+    if not name or len(name) > 63 or not all(each.isascii() and (each.isalnum() or each == "-") for each in name):
+        raise ConfigurationError(f"QTasks(name={name!r}): use up to 63 letters, digits and hyphens")
+    return name.lower()
+

@@ -1,0 +1,46 @@
+"""Runs the broker's claims in the app, on the app's own loop: what the webhook does after parsing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from qtasks.broker.store.records import Claim, Reply
+from qtasks.tasks.envelope import SIGNATURE_HEADER
+from qtasks.tasks.execution import Delivery, Executor, uncounted
+
+log = logging.getLogger("qtasks.app")
+
+Tell = Callable[[Claim, Reply], None]
+
+
+class AppRunner:
+    """Starts claims as tasks of the running loop and tells each one's reply."""
+
+    def __init__(self, executor: Callable[[], Executor]) -> None:
+        self._executor = executor
+        self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+
+    def run(self, claims: Sequence[Claim], tell: Tell) -> None:
+        """Start all claims; `tell` is called once for each, on this loop."""
+        for claim in claims:
+            task = asyncio.get_running_loop().create_task(self._run(claim, tell))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, claim: Claim, tell: Tell) -> None:
+        signature = next((value for name, value in claim.headers if name == SIGNATURE_HEADER), None)
+        delivery = Delivery(claim.id, claim.body, signature, claim.attempt - 1)
+        try:
+            answer = await self._executor().execute(delivery)
+        except asyncio.CancelledError:
+            answer = uncounted(503, "draining", "the app has stopped", 1)
+            tell(claim, Reply(answer.status, answer.headers, answer.body))
+            raise
+        except Exception as error:  # a wall: the broker must hear of every claim
+            log.exception("execution broke", extra={"message_id": claim.id})
+            tell(claim, Reply(0, error=f"{type(error).__name__}: {error}"))
+            return
+        error = None if answer.status == 200 else f"unexpected status {answer.status}"
+        tell(claim, Reply(answer.status, answer.headers, answer.body, error))

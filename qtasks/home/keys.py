@@ -1,0 +1,74 @@
+"""The secrets that a broker or an app makes for itself, in a file beside the database.
+
+One file, readable by its owner alone, with a line for each secret, in the names that the
+environment uses; whichever process comes first makes it, and all others read it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qtasks.errors import ConfigurationError
+from qtasks.ids import Ids
+
+NAMES = {
+    "token": "QSTASH_TOKEN",
+    "current": "QSTASH_CURRENT_SIGNING_KEY",
+    "next": "QSTASH_NEXT_SIGNING_KEY",
+    "secret": "QTASKS_SECRET",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The broker's token and signing keys, and the app's own secret."""
+
+    token: str = field(repr=False)
+    current: str = field(repr=False)
+    next: str = field(repr=False)
+    secret: str = field(repr=False)
+
+
+def keys_path(database: Path) -> Path:
+    """Say where the secrets of a database are."""
+    return database.with_name(f"{database.name}.keys")
+
+
+def load_or_make_keys(path: Path, ids: Ids) -> Keys:
+    """Read the file, making it if it is missing; raises `ConfigurationError` if it is unsafe or broken."""
+    if not path.exists():
+        _make(path, ids)
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"{path} holds secrets, but others may read it; run: chmod 600 {path}")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    missing = [name for name in NAMES.values() if not values.get(name)]
+    if missing:
+        raise ConfigurationError(
+            f"{path} lacks {', '.join(missing)}; restore it from a backup, or move it away to have new "
+            "secrets made (tasks that wait are then refused)"
+        )
+    return Keys(**{field: values[name] for field, name in NAMES.items()})
+
+
+def _make(path: Path, ids: Ids) -> None:
+    keys = Keys(token=ids.secret(), current=ids.signing_key(), next=ids.signing_key(), secret=ids.secret())
+    lines = [f"{name}={getattr(keys, field)}" for field, name in NAMES.items()]
+    draft = path.with_name(f"{path.name}.{ids.boot_id()}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)  # fails if another process was first: its secrets count
+        except FileExistsError:
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"cannot make {path} for the broker's secrets: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)

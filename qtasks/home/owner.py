@@ -1,0 +1,174 @@
+"""The owner of a SQLite file at work: a thread with a loop of its own, on which the node runs.
+
+So a task that blocks the app's loop does not stop the broker, and the broker's commits do not stop
+the app. The socket for guests speaks the broker's whole API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, TimeoutError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.delivery import Deliverer, InProcessDeliverer, RoutedDeliverer
+from qtasks.broker.node import Node
+from qtasks.broker.security import DestinationRules, parse_rules
+from qtasks.broker.service import Broker
+from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.sqlite import SqliteDatabase
+from qtasks.clock import Clock
+from qtasks.home.keys import Keys, keys_path, load_or_make_keys
+from qtasks.home.listener import Listener
+from qtasks.home.ownership import Ownership, bind_socket
+from qtasks.ids import Ids
+
+ABANDON_S = 2
+Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerSetup:
+    """What an embedded broker is made with. `run` executes claims of `app` on the app's loop."""
+
+    app: str
+    run: Run
+    config: BrokerConfig
+    ids: Ids
+    allow_destinations: tuple[str, ...] = ()
+    durability: str = "full"
+    rules: DestinationRules = field(init=False)
+
+    def __post_init__(self) -> None:
+        # An embedded broker listens to nobody but this user's processes, so loopback is admitted.
+        object.__setattr__(self, "rules", parse_rules(self.allow_destinations, loopback=True))
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether the newest commits may be lost in a power cut."""
+        return self.durability == "relaxed"
+
+
+def open_broker(path: Path, setup: OwnerSetup, clock: Clock) -> Broker:
+    """Open the broker on a file that this process owns; raises `StoreError`."""
+    return Broker(
+        SqliteDatabase(str(path), durability=setup.durability),
+        setup.config,
+        clock=clock,
+        ids=setup.ids,
+        rules=setup.rules,
+        app=setup.app,
+        delivers_http=_has_aiohttp(),
+    )
+
+
+class Owner:
+    """The running broker of this process; `start` and `stop` are called on the app's loop."""
+
+    broker: Broker
+
+    def __init__(self, path: Path, ownership: Ownership, setup: OwnerSetup, clock: Clock) -> None:
+        self._path = path
+        self._ownership = ownership
+        self._setup = setup
+        self._clock = clock
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qtasks-broker", daemon=True)
+
+    async def start(self, app_loop: asyncio.AbstractEventLoop) -> None:
+        """Open the file, recover, listen, dispatch. On failure everything is given back."""
+        self._thread.start()
+        try:
+            await self._on_thread(self._start(app_loop))
+        except BaseException:
+            self._end_thread()
+            self._ownership.release()
+            raise
+
+    async def stop(self, grace_ms: int | None = None) -> None:
+        """Drain, close, and give the file up."""
+        try:
+            await self._on_thread(self._stop(grace_ms))
+        finally:
+            self._end_thread()
+            self._ownership.release()
+
+    def abandon(self) -> None:
+        """Hand back what is in flight and close, from a thread without a loop."""
+        try:
+            asyncio.run_coroutine_threadsafe(self._stop(0), self._loop).result(ABANDON_S)
+        except TimeoutError:
+            return  # the process ends anyway; the next owner recovers
+        self._end_thread()
+        self._ownership.release()
+
+    async def _on_thread(self, work: Any) -> None:
+        future: Future[None] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        await asyncio.wrap_future(future)
+
+    def _end_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self, app_loop: asyncio.AbstractEventLoop) -> None:
+        setup = self._setup
+        keys = load_or_make_keys(keys_path(self._path), setup.ids)
+        self.broker = open_broker(self._path, setup, self._clock)
+        try:
+            in_process = InProcessDeliverer(setup.run, app_loop)
+            self._node = Node(
+                self.broker,
+                RoutedDeliverer(in_process, self._http(keys)),
+                setup.config,
+                app=setup.app,
+                clock=self._clock,
+                ids=setup.ids,
+            )
+            await self._node.start()
+            await self._listen(keys)
+        except BaseException:
+            self.broker.database.close()
+            raise
+
+    async def _listen(self, keys: Keys) -> None:
+        from qtasks.broker.api import ROUTES, Api
+
+        listening, socket_path = bind_socket(self._path)
+        self._listener = Listener(Api(self.broker, ROUTES, [keys.token]), listening)
+        await self._listener.start()
+        self._ownership.announce(socket_path)
+        self._socket_path = socket_path
+
+    def _http(self, keys: Keys) -> Deliverer | None:
+        """Deliver over HTTP too, where the extra for it is installed."""
+        if not _has_aiohttp():
+            return None
+        from qtasks.broker.http_delivery import HttpDeliverer
+
+        return HttpDeliverer(
+            self._setup.rules,
+            signing_key=lambda: keys.current,
+            max_response_bytes=self._setup.config.max_response_bytes,
+            connections=self._setup.config.concurrency,
+            clock=self._clock,
+            ids=self._setup.ids,
+        )
+
+    async def _stop(self, grace_ms: int | None) -> None:
+        self.broker.is_draining = True
+        await self._node.stop(grace_ms)
+        await self._listener.stop()
+        Path(self._socket_path).unlink(missing_ok=True)
+        await asyncio.to_thread(self.broker.database.close)
+        await self._loop.shutdown_default_executor()
+
+
+def _has_aiohttp() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("aiohttp") is not None

@@ -1,0 +1,69 @@
+"""The home of a broker elsewhere, reached over HTTP: standalone, or hosted QStash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtasks.clock import Clock
+from qtasks.errors import ConfigurationError
+from qtasks.protocol.results import ResultView
+from qtasks.protocol.shapes import Enqueued, Outgoing
+from qtasks.settings import Settings
+from qtasks.tasks.senders import HttpSender
+
+
+class RemoteHome:
+    """Sends to, and asks, a broker at `settings.broker`; says at first use what is not configured."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._sender = HttpSender(settings.broker, settings.token or "", clock=clock)
+        self._is_checked = False
+
+    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        """Enqueue; durable when this returns."""
+        return self._checked().send(messages)
+
+    async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        """Do what `send` does without blocking the event loop."""
+        return await self._checked().asend(messages)
+
+    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Say what is known of a task, waiting up to `wait_ms` for its end."""
+        return self._checked().result(task_id, wait_ms)
+
+    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Do what `result` does, on an event loop."""
+        return await self._checked().aresult(task_id, wait_ms)
+
+    async def start(self) -> None:
+        """Check the settings; there is nothing to run here."""
+        self._checked()
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        self._sender.close()
+
+    def abandon(self) -> None:
+        """There is nothing to give up."""
+
+    def _checked(self) -> HttpSender:
+        if not self._is_checked:
+            check_remote(self._settings)
+            self._is_checked = True
+        return self._sender
+
+
+def check_remote(settings: Settings) -> None:
+    """Raise `ConfigurationError` naming everything that a broker elsewhere needs and that is not set."""
+    needed = {
+        "QTASKS_TOKEN": settings.token,
+        "QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY": len(settings.signing_keys) == 2,
+        "QTASKS_SECRET": settings.secrets,
+        "QTASKS_PUBLIC_URL": settings.public_url,
+    }
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        raise ConfigurationError(
+            f"the broker at {settings.broker} needs {', '.join(missing)} to be set; see docs/brokers.md"
+        )

@@ -1,0 +1,193 @@
+"""The standalone broker: one process with a store, a node and the API on a TCP port."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qtasks.broker.api import ROUTES, Api
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.delivery import RoutedDeliverer
+from qtasks.broker.node import Node
+from qtasks.broker.security import parse_rules
+from qtasks.broker.service import Broker
+from qtasks.broker.store.sqlite import SqliteDatabase
+from qtasks.clock import Clock, SystemClock
+from qtasks.errors import ConfigurationError, StoreBusy
+from qtasks.home.keys import Keys, keys_path, load_or_make_keys
+from qtasks.home.listener import Listener
+from qtasks.home.ownership import Ownership, lock_path
+from qtasks.ids import Ids
+from qtasks.settings import Settings, database_path
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSetup:
+    """Where a standalone broker stores, listens and may deliver."""
+
+    store: str = "sqlite:///qtasks.db"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    allow_destinations: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=Settings)
+    config: BrokerConfig = field(default_factory=BrokerConfig)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach a listener on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_setup(setup: ServerSetup) -> Path:
+    """Refuse what is unsafe or cannot be; gives the path of the database file."""
+    if setup.store.startswith(("postgres:", "postgresql:")):
+        raise ConfigurationError("postgresql:// is not supported by this version; use sqlite:///q.db")
+    if not setup.store.startswith("sqlite:"):
+        raise ConfigurationError(f"--store {setup.store!r} is no store; use sqlite:///q.db")
+    if not is_loopback(setup.host) and setup.settings.token is None:
+        raise ConfigurationError(
+            f"a broker on {setup.host} is open to others, so it does not start without a token: "
+            "set QTASKS_TOKEN, or listen on 127.0.0.1"
+        )
+    if len(setup.settings.signing_keys) == 1:
+        raise ConfigurationError("set both QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY, or neither")
+    return database_path(setup.store)
+
+
+class Server:
+    """Runs a standalone broker. `say` is given lines for the person who started it."""
+
+    def __init__(
+        self, setup: ServerSetup, *, say: Say, clock: Clock | None = None, ids: Ids | None = None
+    ) -> None:
+        self._setup = setup
+        self._path = check_setup(setup)
+        self._say = say
+        self._clock = clock or SystemClock()
+        self._ids = ids or Ids()
+        self._stopping = asyncio.Event()
+        self._hurry = False
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; then drain while still listening, and return."""
+        ownership = Ownership.try_acquire(self._path)
+        if ownership is None:
+            raise StoreBusy(
+                f"{self._path} is in use by another process (it holds {lock_path(self._path)}); "
+                "stop it, or name another --store"
+            )
+        try:
+            await self._run()
+        finally:
+            ownership.release()
+
+    async def _run(self) -> None:
+        keys, keys_file = self._keys()
+        broker = self._broker()
+        try:
+            node = self._node(broker, keys)
+            listening = _bind(self._setup.host, self._setup.port)
+            listener = Listener(Api(broker, ROUTES, [keys.token]), listening)
+            await node.start()
+            await listener.start()
+            self._greet(keys, keys_file, listening.getsockname()[1])
+            await self._until_signal(node)
+            self._say("draining: deliveries in flight may end, new requests are told to come back")
+            broker.is_draining = True
+            returned = await self._drain(node)
+            await listener.stop()
+            self._say(f"stopped; {returned} deliveries handed back")
+        finally:
+            await asyncio.to_thread(broker.database.close)
+
+    def _keys(self) -> tuple[Keys, Path | None]:
+        """Take token and keys from the environment; what is not there comes from the file beside the database."""
+        settings = self._setup.settings
+        if settings.token is not None and len(settings.signing_keys) == 2:
+            return Keys(settings.token, *settings.signing_keys, secret=""), None
+        path = keys_path(self._path)
+        stored = load_or_make_keys(path, self._ids)
+        current, following = settings.signing_keys or (stored.current, stored.next)
+        return Keys(settings.token or stored.token, current, following, stored.secret), path
+
+    def _broker(self) -> Broker:
+        setup = self._setup
+        return Broker(
+            SqliteDatabase(str(self._path), durability=setup.settings.durability),
+            setup.config,
+            clock=self._clock,
+            ids=self._ids,
+            rules=parse_rules(setup.allow_destinations, loopback=is_loopback(setup.host)),
+        )
+
+    def _node(self, broker: Broker, keys: Keys) -> Node:
+        from qtasks.broker.http_delivery import HttpDeliverer
+
+        setup = self._setup
+        http = HttpDeliverer(
+            parse_rules(setup.allow_destinations, loopback=is_loopback(setup.host)),
+            signing_key=lambda: keys.current,
+            max_response_bytes=setup.config.max_response_bytes,
+            connections=setup.config.concurrency,
+            clock=self._clock,
+            ids=self._ids,
+        )
+        return Node(
+            broker, RoutedDeliverer(None, http), setup.config, app=None, clock=self._clock, ids=self._ids
+        )
+
+    def _greet(self, keys: Keys, keys_file: Path | None, port: int) -> None:
+        host = f"[{self._setup.host}]" if ":" in self._setup.host else self._setup.host
+        url = f"http://{host}:{port}"
+        self._say(f"broker on {url}, store {self._path}")
+        if self._setup.settings.durability == "relaxed":
+            self._say("durability relaxed: a power cut may lose the newest messages")
+        if keys_file is None:
+            return
+        if not sys.stdout.isatty():
+            self._say(f"token and signing keys are in {keys_file}")
+            return
+        self._say(f"QSTASH_URL={url}")
+        self._say(f"QSTASH_TOKEN={keys.token}")
+        self._say(f"QSTASH_CURRENT_SIGNING_KEY={keys.current}")
+        self._say(f"QSTASH_NEXT_SIGNING_KEY={keys.next}")
+
+    async def _until_signal(self, node: Node) -> None:
+        """Wait for a signal, or for the store to fail; a second signal cuts the drain short."""
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._on_signal)
+        await self._stopping.wait()
+
+    def _on_signal(self) -> None:
+        self._hurry = self._stopping.is_set()
+        self._stopping.set()
+
+    async def _drain(self, node: Node) -> int:
+        return await node.stop()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Bind before anything is announced, so that a taken port is one clear error."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    return listening

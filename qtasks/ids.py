@@ -1,0 +1,51 @@
+"""The only reader of randomness: identifiers, tokens and keys. Everything else is handed an `Ids`.
+
+Message and task ids begin with the time in milliseconds, so that they sort by age and an index on
+them grows at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+
+
+class Ids:
+    """Makes identifiers and secrets. `entropy(n)` gives n random bytes; tests pass a seeded one."""
+
+    def __init__(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._entropy = entropy
+
+    @classmethod
+    def seeded(cls, seed: int) -> Ids:
+        """Make ids that repeat from run to run: for tests alone, as they can be guessed."""
+        return cls(random.Random(seed).randbytes)
+
+    def message_id(self, now: int) -> str:
+        """Name a message; `now` is in Unix milliseconds."""
+        return f"msg_{now:012x}{self._entropy(10).hex()}"
+
+    def task_id(self, now: int) -> str:
+        """Name a call of a task; `now` is in Unix milliseconds."""
+        return f"tsk_{now:012x}{self._entropy(10).hex()}"
+
+    def token_id(self) -> str:
+        """Name one signed delivery (the `jti` of its JWT)."""
+        return f"jwt_{self._entropy(12).hex()}"
+
+    def boot_id(self) -> str:
+        """Name one life of one process; leases bear it."""
+        return self._entropy(8).hex()
+
+    def secret(self) -> str:
+        """Make a secret of 256 bits."""
+        return self._entropy(32).hex()
+
+    def signing_key(self) -> str:
+        """Make a key for signing deliveries."""
+        return f"sig_{self._entropy(32).hex()}"
+
+    def fraction(self) -> float:
+        """Draw a number from 0 up to, not including, 1: for jitter."""
+        return int.from_bytes(self._entropy(6), "big") / (1 << 48)

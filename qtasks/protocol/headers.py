@@ -1,0 +1,268 @@
+"""Translates between `Options` and the `Upstash-*` and `Qtasks-*` headers of a request.
+
+One table, `ROWS`, is read in both directions; forwarded headers, which have no fixed names, have
+their rules below it. Which options may go together, and quotas, are the broker's to judge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from qtasks.errors import BadRequest, InvalidValue
+from qtasks.protocol import header_values as values
+from qtasks.protocol.durations import format_duration, parse_duration_ms
+from qtasks.protocol.text import UNSENDABLE, quoted
+
+MAX_FORWARDED = 100
+MAX_HEADER_BYTES = 8 * 1024
+MAX_FORWARDED_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """How a queue is to be made if it does not exist yet (`Qtasks-Queue`)."""
+
+    parallelism: int = 1
+    ordered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that configures one message; `None` leaves the choice to the broker.
+
+    `forward` holds the headers for the destination, names in Go's canonical form, without the
+    content type. Instants are Unix milliseconds.
+    """
+
+    method: str = "POST"
+    content_type: str | None = None
+    forward: tuple[tuple[str, str], ...] = ()
+    timeout_ms: int | None = None
+    retries: int | None = None
+    retry_delay: str | None = None
+    delay_ms: int | None = None
+    not_before: int | None = None
+    labels: tuple[str, ...] = ()
+    dedup_id: str | None = None
+    content_dedup: bool = False
+    task_id: str | None = None
+    start_at: int | None = None
+    expires_at: int | None = None
+    result_ttl_ms: int | None = None
+    queue: QueueSpec | None = None
+
+
+def _read_queue_spec(text: str) -> QueueSpec:
+    found: dict[str, Any] = {}
+    for each in text.split(";"):
+        name, _, value = (part.strip() for part in each.partition("="))
+        if name == "parallelism" and name not in found:
+            found[name] = values.read_count(value)
+        elif name == "ordered" and name not in found:
+            found[name] = values.read_flag(value)
+        else:
+            raise InvalidValue(f'must look like "parallelism=16; ordered=false", unlike {quoted(text)}')
+    if found.get("parallelism") == 0:
+        raise InvalidValue("parallelism must be at least 1")
+    return QueueSpec(**found)
+
+
+def _write_queue_spec(queue: QueueSpec) -> str:
+    return f"parallelism={queue.parallelism}; ordered={values.write_flag(queue.ordered)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One header and the field of `Options` that it fills.
+
+    `read` gets the trimmed, non-empty value and raises `InvalidValue`; `write` is its inverse.
+    """
+
+    header: str
+    field: str
+    read: Callable[[str], object]
+    write: Callable[[Any], str]
+
+
+ROWS = (
+    Row("Content-Type", "content_type", str, str),
+    Row("Upstash-Method", "method", values.read_method, str),
+    Row("Upstash-Timeout", "timeout_ms", values.read_timeout, format_duration),
+    Row("Upstash-Retries", "retries", values.read_count, str),
+    Row("Upstash-Retry-Delay", "retry_delay", values.read_retry_delay, str),
+    Row("Upstash-Delay", "delay_ms", parse_duration_ms, format_duration),
+    Row("Upstash-Not-Before", "not_before", values.read_seconds, values.write_seconds),
+    Row("Upstash-Label", "labels", values.read_labels, ",".join),
+    Row("Upstash-Deduplication-Id", "dedup_id", values.read_dedup_id, str),
+    Row("Upstash-Content-Based-Deduplication", "content_dedup", values.read_flag, values.write_flag),
+    Row("Qtasks-Task-Id", "task_id", values.read_task_id, str),
+    Row("Qtasks-Not-Before", "start_at", values.read_count, str),
+    Row("Qtasks-Expires", "expires_at", values.read_count, str),
+    Row("Qtasks-Result-TTL", "result_ttl_ms", values.read_seconds, values.write_seconds),
+    Row("Qtasks-Queue", "queue", _read_queue_spec, _write_queue_spec),
+)
+
+# Headers that QStash acts on and we do not. Dropping one would change what the sender gets, so a
+# request with one is refused. A name stands for itself and for all that begin with it and "-".
+UNSUPPORTED = (
+    ("upstash-callback", "callbacks are"),
+    ("upstash-failure-callback", "failure callbacks are"),
+    ("upstash-flow-control", "flow control is"),
+    ("upstash-redact-fields", "redaction is"),
+    ("upstash-cron", "schedules are"),
+    ("upstash-schedule-id", "schedules are"),
+    ("upstash-queue-name", "schedules into a queue are"),
+)
+
+_UNSUPPORTED_NAMES = tuple(name for name, _ in UNSUPPORTED)
+
+_OURS = ("upstash-", "qtasks-")
+_FORWARD = "upstash-forward-"
+_HEADER_FORWARD = "upstash-header-forward"
+# These frame the message on its connection; the broker's own are sent instead (contract 3.5).
+_DROPPED = {"Host", "Content-Length", "Transfer-Encoding"}
+# When all plain headers are forwarded, what concerns one connection or this request stays behind.
+_KEPT_BACK = {
+    "connection",
+    "content-length",
+    "content-type",  # has its own row
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+
+_TOKEN = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_KEYED_ROWS = tuple((each.header.lower(), each) for each in ROWS)
+_DEFAULTS = {each.name: getattr(Options(), each.name) for each in fields(Options)}
+
+# What was sent, folded: lower-case name -> (name as first sent, value).
+_Sent = Mapping[str, tuple[str, str]]
+
+
+def parse_options(
+    headers: Iterable[tuple[str, str]],
+    config: Iterable[tuple[str, str]] = (),
+    *,
+    token_in_header: bool = True,
+) -> Options:
+    """Read the options of one message from the headers of its request (contract 3).
+
+    `config` are the `upstash-*` and `qtasks-*` pairs of the query, which work like headers; a header
+    wins. Names match in any case, an empty value counts as absent, and unknown names are ignored.
+    `token_in_header` says that `Authorization` carries the broker's token, which is then never
+    forwarded. Raises `BadRequest`, naming the header.
+    """
+    sent = _folded(pair for pair in config if pair[0].lower().startswith(_OURS)) | _folded(headers)
+    _refuse_unsupported(sent)
+    found = {row.field: _read(row.header, sent[key][1], row.read) for key, row in _KEYED_ROWS if key in sent}
+    forward = _forwarded(sent, token_in_header=token_in_header)
+    if (content_type := forward.pop("Content-Type", None)) is not None:
+        found["content_type"] = content_type
+    _check_room(forward)
+    return Options(forward=tuple(forward.items()), **found)
+
+
+def render_options(options: Options) -> list[tuple[str, str]]:
+    """Write options as the headers of a request: the inverse of `parse_options`.
+
+    Only what differs from the defaults is written. `parse_options(render_options(o))` holds options
+    that were made in a program to the rules of the wire.
+    """
+    rendered = [
+        (row.header, row.write(value))
+        for row in ROWS
+        if (value := getattr(options, row.field)) != _DEFAULTS[row.field]
+    ]
+    rendered.extend((f"Upstash-Forward-{name}", value) for name, value in options.forward)
+    return rendered
+
+
+def canonical_name(name: str) -> str:
+    """Spell a header name as Go's `CanonicalMIMEHeaderKey` does: `x-API-key` becomes `X-Api-Key`.
+
+    What is no header name comes back as it is.
+    """
+    if not _TOKEN.fullmatch(name):
+        return name
+    return "-".join(each.capitalize() for each in name.split("-"))
+
+
+def _folded(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Bring equal names together: a header sent several times is one, joined (contract 3.0)."""
+    folded: dict[str, tuple[str, str]] = {}
+    for name, untrimmed in pairs:
+        value = untrimmed.strip(" \t")
+        if not value:
+            continue
+        if not _TOKEN.fullmatch(name):
+            raise BadRequest(f"{quoted(name)} is not the name of a header")
+        key = name.lower()
+        first = folded.get(key)
+        folded[key] = (name, value) if first is None else (first[0], f"{first[1]}, {value}")
+    return folded
+
+
+def _refuse_unsupported(sent: _Sent) -> None:
+    for key in sent:
+        if not key.startswith(_UNSUPPORTED_NAMES):
+            continue
+        for name, what in UNSUPPORTED:
+            if f"{key}-".startswith(f"{name}-"):
+                raise BadRequest(f"{canonical_name(key)}: {what} not supported by this version of the broker")
+
+
+def _read(header: str, text: str, read: Callable[[str], object]) -> Any:
+    _check_sendable(header, text)
+    try:
+        return read(text)
+    except InvalidValue as error:
+        raise BadRequest(f"{header}: {error}") from error
+
+
+def _forwarded(sent: _Sent, *, token_in_header: bool) -> dict[str, str]:
+    """Collect the headers for the destination, canonically named (contract 3.5)."""
+    flag = sent.get(_HEADER_FORWARD)
+    everything = flag is not None and _read("Upstash-Header-Forward", flag[1], values.read_flag)
+    plain: dict[str, str] = {}
+    explicit: dict[str, str] = {}
+    for key, (name, value) in sent.items():
+        if key.startswith(_FORWARD):
+            found, bare_name = explicit, name[len(_FORWARD) :]
+        elif everything and _is_plain(key, token_in_header=token_in_header):
+            found, bare_name = plain, name
+        else:
+            continue
+        if not bare_name:
+            raise BadRequest("Upstash-Forward-: the name of the header to forward is missing")
+        bare_name = canonical_name(bare_name)
+        _check_sendable(f"Upstash-Forward-{bare_name}", value)
+        found[bare_name] = value
+    return {name: value for name, value in (plain | explicit).items() if name not in _DROPPED}
+
+
+def _is_plain(key: str, *, token_in_header: bool) -> bool:
+    if key.startswith((*_OURS, "proxy-")) or key in _KEPT_BACK:
+        return False
+    return not (token_in_header and key == "authorization")
+
+
+def _check_sendable(header: str, value: str) -> None:
+    if UNSENDABLE.search(value):
+        raise BadRequest(f"{header}: the value must not contain CR, LF, NUL or other control characters")
+    if len(header) + len(value.encode()) > MAX_HEADER_BYTES:
+        raise BadRequest(f"{header}: name and value are limited to {MAX_HEADER_BYTES} bytes")
+
+
+def _check_room(forward: Mapping[str, str]) -> None:
+    if len(forward) > MAX_FORWARDED:
+        raise BadRequest(f"at most {MAX_FORWARDED} headers can be forwarded, not {len(forward)}")
+    size = sum(len(name) + len(value.encode()) for name, value in forward.items())
+    if size > MAX_FORWARDED_BYTES:
+        raise BadRequest(f"forwarded headers are limited to {MAX_FORWARDED_BYTES} bytes, not {size}")

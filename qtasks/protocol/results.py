@@ -1,0 +1,61 @@
+"""What a broker says of a task id, and its JSON: `GET /qtasks/v1/results/{task id}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import orjson
+
+from qtasks.protocol import json_fields as json
+
+FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultView:
+    """Where a task is, or how it ended. Instants are Unix milliseconds.
+
+    `value` and `error` are JSON texts: what the task returned, and a document
+    `{"error": {"type", "message", "traceback"}}`. Both are None unless the task has finished so and
+    the broker still keeps them.
+    """
+
+    task_id: str
+    state: str
+    value: bytes | None = None
+    error: bytes | None = None
+    attempts: int = 0
+    created_at: int | None = None
+    finished_at: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in FINAL_STATES
+
+    def to_json(self) -> dict[str, object]:
+        """Make the answer's JSON object for orjson; `result` is there only if a value is kept."""
+        members = json.write_fields(self, _RESULT)
+        if self.value is not None:
+            members["result"] = orjson.Fragment(self.value)
+        if self.error is not None:
+            members["error"] = orjson.loads(self.error).get("error")
+        return members
+
+    @classmethod
+    def from_json(cls, members: Mapping[str, object]) -> Self:
+        """Read the answer's JSON object; raises `DecodeError`."""
+        value = orjson.dumps(members["result"]) if "result" in members else None
+        error = orjson.dumps({"error": members["error"]}) if members.get("error") else None
+        return cls(value=value, error=error, **json.read_fields(members, _RESULT))
+
+
+_RESULT = (
+    json.text("task_id", "taskId", required=True),
+    json.text("state", "state", required=True),
+    json.number("attempts", "attempts"),
+    json.number("created_at", "createdAt"),
+    json.number("finished_at", "finishedAt"),
+)

@@ -1,0 +1,101 @@
+"""The envelope: what a message's body carries for us, signed by the app for itself.
+
+Plain JSON, so that it can be read in any dead letter queue. Its signature travels beside it in a
+forwarded header, and covers everything that decides what runs, where and until when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from itsdangerous import Signer
+
+from qtasks.errors import DecodeError, SignatureError
+
+VERSION = 1
+SIGNATURE_HEADER = "Qtasks-Signature"
+SALT = "qtasks.envelope.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One call of a task. Instants are Unix milliseconds, spans milliseconds."""
+
+    task: str
+    id: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    destination: str
+    """The only address at which it may be executed."""
+    enqueued_at: int
+    timeout_ms: int | None = None
+    expires_at: int | None = None
+
+
+class EnvelopeSigner:
+    """Signs with the first of the app's secrets and accepts all of them, so that they can be rotated."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        keys = [_derive(each) for each in reversed(secrets)]  # itsdangerous signs with the last
+        self._signer = Signer(keys, key_derivation="none", digest_method=hashlib.sha256)
+
+    def sign(self, body: bytes) -> str:
+        """Give the signature of a body."""
+        return self._signer.get_signature(body).decode()
+
+    def check(self, body: bytes, signature: str | None) -> None:
+        """Raise `SignatureError` unless one of our secrets has signed the body."""
+        if not signature:
+            raise SignatureError(f"the task has no signature: header {SIGNATURE_HEADER} is missing")
+        if not self._signer.verify_signature(body, signature.encode()):
+            raise SignatureError("the task was not signed by this app, or was changed since")
+
+
+def _derive(secret: str) -> bytes:
+    """Derive once what itsdangerous would derive for every call."""
+    return Signer(secret, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+
+
+def pack(envelope: Envelope) -> bytes:
+    """Write an envelope as JSON."""
+    meta = {"destination": envelope.destination, "enqueuedAt": envelope.enqueued_at}
+    if envelope.timeout_ms is not None:
+        meta["timeout"] = envelope.timeout_ms
+    if envelope.expires_at is not None:
+        meta["expiresAt"] = envelope.expires_at
+    return orjson.dumps(
+        {
+            "v": VERSION,
+            "task": envelope.task,
+            "id": envelope.id,
+            "args": envelope.args,
+            "kwargs": envelope.kwargs,
+            "meta": meta,
+        }
+    )
+
+
+def unpack(body: bytes) -> Envelope:
+    """Read an envelope, whose signature has been checked before; raises `DecodeError`."""
+    try:
+        members = orjson.loads(body)
+        version = members["v"]
+        if version != VERSION:
+            raise DecodeError(f"the task is in envelope version {version!r}, which this version does not know")
+        meta = members["meta"]
+        return Envelope(
+            task=members["task"],
+            id=members["id"],
+            args=members["args"],
+            kwargs=members["kwargs"],
+            destination=meta["destination"],
+            enqueued_at=meta["enqueuedAt"],
+            timeout_ms=meta.get("timeout"),
+            expires_at=meta.get("expiresAt"),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error

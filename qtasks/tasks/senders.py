@@ -1,0 +1,154 @@
+"""The way from a call to a broker: the `Sender` seam, and `HttpSender` for a broker elsewhere.
+
+The sender of the embedded home is in `home/`, where tasks and broker meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+import httpx
+
+from qtasks.client.calls import Call, enqueue, result
+from qtasks.client.clients import AsyncClient
+from qtasks.clock import Clock
+from qtasks.errors import BrokerUnavailable, BrokerUnreachable
+from qtasks.protocol.results import ResultView
+from qtasks.protocol.shapes import Enqueued, Outgoing
+
+T = TypeVar("T")
+
+BUDGET_MS = 5000
+CONNECTIONS = 4
+LONG_POLL_MARGIN_MS = 5000
+
+
+class Sender(Protocol):
+    """Takes messages to a broker; a single call and many are the same path."""
+
+    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        """Enqueue, in order; durable when this returns. For any thread, also one that runs a loop."""
+        ...
+
+    async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        """Do what `send` does without blocking the event loop."""
+        ...
+
+
+class HttpSender:
+    """Sends over HTTP from one loop thread of its own, over a few connections that stay open.
+
+    So `delay` works on any thread and inside a running loop, and no client dies with its loop. Each
+    message bears a deduplication id: what got no answer is sent again within the budget.
+    """
+
+    def __init__(self, url: str, token: str, *, clock: Clock, budget_ms: int = BUDGET_MS) -> None:
+        self._url = url
+        self._token = token
+        self._clock = clock
+        self._budget_ms = budget_ms
+        self._lock = threading.Lock()
+        self._thread: _LoopThread | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def submit(self, messages: Sequence[Outgoing]) -> Future[list[Enqueued]]:
+        """Start sending; the future brings the answers."""
+        return self._loop_thread().start(self._enqueue(messages))
+
+    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        return self.submit(messages).result()
+
+    async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        return await asyncio.wrap_future(self.submit(messages))
+
+    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Ask what is known of a task, waiting up to `wait_ms` for its end."""
+        return self._loop_thread().start(self._ask(task_id, wait_ms)).result()
+
+    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Do what `result` does, on an event loop."""
+        return await asyncio.wrap_future(self._loop_thread().start(self._ask(task_id, wait_ms)))
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
+
+    async def _enqueue(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        sends = [self._within_budget(enqueue(each)) for each in messages]
+        return list(await asyncio.gather(*sends))
+
+    async def _ask(self, task_id: str, wait_ms: int) -> ResultView:
+        # Waiters have a client of their own: they must not take the connections of enqueues.
+        call = result(task_id, wait_ms)
+        return await self._within_budget(call, patience_ms=wait_ms + LONG_POLL_MARGIN_MS, waits=True)
+
+    async def _within_budget(self, call: Call[T], patience_ms: int = 0, *, waits: bool = False) -> T:
+        """Send, and send again after a lost answer, until the budget is spent."""
+        thread = self._loop_thread()
+        ends_at = self._clock.monotonic() + self._budget_ms + patience_ms
+        for tried in range(1000):
+            left_ms = ends_at - self._clock.monotonic()
+            try:
+                async with asyncio.timeout(max(0.001, left_ms / 1000)):
+                    return await (thread.waiting_client if waits else thread.client).send(call)
+            except BrokerUnavailable as error:
+                pause_ms = int(1000 * (error.retry_after or 0.5))
+                if self._clock.monotonic() + pause_ms >= ends_at:
+                    raise
+            except (BrokerUnreachable, TimeoutError) as error:
+                pause_ms = int(50 * math.exp(min(tried, 3)))
+                if self._clock.monotonic() + pause_ms >= ends_at:
+                    raise self._unreachable(error) from error
+            await self._clock.sleep(pause_ms)
+        raise AssertionError("the budget ends the loop")
+
+    def _unreachable(self, error: Exception) -> BrokerUnreachable:
+        reason = str(error) or "it did not answer in time"
+        return BrokerUnreachable(
+            f"no answer from the broker at {self._url} within {self._budget_ms / 1000:g} s: {reason}. "
+            "Is it running, and is QTASKS_BROKER right?"
+        )
+
+    def _loop_thread(self) -> _LoopThread:
+        with self._lock:
+            if self._thread is None:
+                self._thread = _LoopThread(self._url, self._token)
+            return self._thread
+
+    def _forget(self) -> None:
+        """A forked child has neither the thread nor a right to its connections."""
+        self._lock = threading.Lock()
+        self._thread = None
+
+
+class _LoopThread:
+    """A daemon thread that runs an event loop, and the HTTP clients that live on it."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        timeout = httpx.Timeout(None, connect=2.0)
+        self.client = AsyncClient(
+            url, token, limits=httpx.Limits(max_connections=CONNECTIONS), timeout=timeout
+        )
+        self.waiting_client = AsyncClient(url, token, limits=httpx.Limits(), timeout=timeout)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qtasks-sender", daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def stop(self) -> None:
+        for client in (self.client, self.waiting_client):
+            self.start(client.aclose()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

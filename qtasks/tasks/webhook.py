@@ -1,0 +1,124 @@
+"""The webhook: an ASGI app that takes deliveries over HTTP and hands them to the executor.
+
+Before anything else it checks, on the raw body, that the broker has signed this delivery for this
+app's configured address. The Host header decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from qtasks.clock import Clock
+from qtasks.errors import SignatureError
+from qtasks.protocol.signature import verify
+from qtasks.tasks.envelope import SIGNATURE_HEADER
+from qtasks.tasks.execution import Answer, Delivery, Executor, uncounted
+
+RUN = "run"
+CLOCK_TOLERANCE_S = 5  # two machines' clocks are never quite the same
+MAX_BODY = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookKeys:
+    """What a delivery is checked against: the broker's keys, current first, and our own address."""
+
+    signing_keys: Sequence[str]
+    url: str
+    """The full URL of deliveries, `/run` included."""
+
+
+class Webhook:
+    """Answers `POST …/run`. Closed (503) as long as `keys` are None."""
+
+    def __init__(
+        self,
+        executor: Callable[[], Executor],
+        *,
+        keys: WebhookKeys | None,
+        concurrency: int,
+        clock: Clock,
+    ) -> None:
+        self._executor = executor
+        self._keys = keys
+        self._concurrency = concurrency
+        self._clock = clock
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            return
+        response = Response(answer.body, answer.status, dict(answer.headers), "application/json")
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Answer:
+        # The last segment: what stands before it depends on where this app is mounted.
+        if request.scope["path"].rstrip("/").rpartition("/")[2] != RUN:
+            return _error(404, "nothing is here; deliveries go to …/run")
+        if request.method != "POST":
+            return _error(405, "deliveries are POST requests", {"Allow": "POST"})
+        if self._keys is None:
+            return _error(
+                503,
+                "not configured: this webhook takes no deliveries until QTASKS_PUBLIC_URL, "
+                "QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY are set",
+            )
+        if self._inside >= self._concurrency:
+            return uncounted(429, "full", "all slots of this process are taken", 1)
+        self._inside += 1
+        try:
+            return await self._checked(request, self._keys)
+        finally:
+            self._inside -= 1
+
+    async def _checked(self, request: Request, keys: WebhookKeys) -> Answer:
+        body = await _read(request)
+        if body is None:
+            return _error(413, f"the body is larger than {MAX_BODY} bytes")
+        token = request.headers.get("upstash-signature")
+        if not token:
+            return _error(401, "the delivery is not signed: header Upstash-Signature is missing")
+        try:
+            verify(
+                token,
+                body,
+                keys=keys.signing_keys,
+                url=keys.url,
+                now=self._clock.now(),
+                tolerance_s=CLOCK_TOLERANCE_S,
+            )
+        except SignatureError as error:
+            return _error(403, str(error))
+        delivery = Delivery(
+            message_id=request.headers.get("upstash-message-id", ""),
+            body=body,
+            signature=request.headers.get(SIGNATURE_HEADER),
+            retried=_number(request.headers.get("upstash-retried", "0")),
+        )
+        return await self._executor().execute(delivery)
+
+
+async def _read(request: Request) -> bytes | None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    return bytes(body)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(status, orjson.dumps({"error": text}), tuple((headers or {}).items()))
