@@ -1,37 +1,37 @@
 """Every exception that qtasks raises, one class for each thing a caller can do about it.
 
-    QTasksError
-      +-- ConfigurationError        mend a setting, then start again
-      +-- TaskDefinitionError       mend a decorator
-      +-- ArgumentsError            mend the call: arguments do not fit the task's signature
-      +-- EncodeError               mend a value: it would not come back equal
-      +-- DecodeError               stored bytes that this version cannot read back
-      +-- InvalidValue              text that a parser of the wire refuses
-      +-- SignatureError            a token or body that nobody with the key has signed
-      +-- RequestError              the broker refused a request (4xx): nothing happened
-      |     +-- BadRequest                400
-      |     +-- Unauthorized              401
-      |     +-- Forbidden                 403
-      |     +-- NotFound                  404
-      |     +-- MethodNotAllowed          405
-      |     +-- QuotaExceeded             412
-      |     +-- TooManyRequests           429
-      +-- BrokerError               the broker could not answer: repeat, later
-      |     +-- BrokerUnreachable         no answer; `repeat()` sends the same task again
-      |     +-- BrokerUnavailable         it answered 5xx or is shutting down
-      |     +-- BrokerFailed              its store failed; it has stopped for good
-      |     +-- StoreError                the database file or server
-      |           +-- StoreUnusable             not ours, not writable, damaged
-      |           +-- StoreTooNew               made by a newer version
-      |           +-- StoreBusy                 somebody else holds its lock
-      |           +-- StoreFull                 no room
-      +-- ResultError               what waiting for a result can end in
-      |     +-- TaskFailed                the task failed for good, or was cancelled
-      |     +-- ResultTimeout             it has not finished in time
-      |     +-- WaitRefused               waiting here would never end
-      +-- ControlFlow               raised by a task on purpose
-            +-- Retry                     run it again later
-            +-- Reject                    never run it again
+QTasksError
+  +-- ConfigurationError        mend a setting, then start again
+  +-- TaskDefinitionError       mend a decorator
+  +-- ArgumentsError            mend the call: arguments do not fit the task's signature
+  +-- EncodeError               mend a value: it would not come back equal
+  +-- DecodeError               stored bytes that this version cannot read back
+  +-- InvalidValue              text that a parser of the wire refuses
+  +-- SignatureError            a token or body that nobody with the key has signed
+  +-- RequestError              the broker refused a request (4xx): nothing happened
+  |     +-- BadRequest                400
+  |     +-- Unauthorized              401
+  |     +-- Forbidden                 403
+  |     +-- NotFound                  404
+  |     +-- MethodNotAllowed          405
+  |     +-- QuotaExceeded             412
+  |     +-- TooManyRequests           429
+  +-- BrokerError               the broker could not answer: repeat, later
+  |     +-- BrokerUnreachable         no answer; `repeat()` sends the same task again
+  |     +-- BrokerUnavailable         it answered 5xx or is shutting down
+  |     +-- BrokerFailed              its store failed; it has stopped for good
+  |     +-- StoreError                the database file or server
+  |           +-- StoreUnusable             not ours, not writable, damaged
+  |           +-- StoreTooNew               made by a newer version
+  |           +-- StoreBusy                 somebody else holds its lock
+  |           +-- StoreFull                 no room
+  +-- ResultError               what waiting for a result can end in
+  |     +-- TaskFailed                the task failed for good, or was cancelled
+  |     +-- ResultTimeout             it has not finished in time
+  |     +-- WaitRefused               waiting here would never end
+  +-- ControlFlow               raised by a task on purpose
+        +-- Retry                     run it again later
+        +-- Reject                    never run it again
 """
 
 from __future__ import annotations
@@ -134,7 +134,15 @@ class TooManyRequests(RequestError):
 
 REFUSALS: dict[int, type[RequestError]] = {
     each.status: each
-    for each in (BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, QuotaExceeded, TooManyRequests)
+    for each in (
+        BadRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        QuotaExceeded,
+        TooManyRequests,
+    )
 }
 
 
@@ -219,9 +227,7 @@ class TaskFailed(ResultError):
     task's final state.
     """
 
-    def __init__(
-        self, *, task_id: str, state: str, type: str, message: str, traceback: str | None
-    ) -> None:
+    def __init__(self, *, task_id: str, state: str, type: str, message: str, traceback: str | None) -> None:
         super().__init__(f"task {task_id} is {state}: {type}: {message}")
         self.task_id = task_id
         self.state = state

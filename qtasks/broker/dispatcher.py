@@ -204,7 +204,10 @@ class Dispatcher:
         until = self._clock.monotonic() + grace_ms
         while self._in_flight and (left := until - self._clock.monotonic()) > 0:
             self._freed.clear()
-            tasks = [asyncio.ensure_future(self._freed.wait()), asyncio.ensure_future(self._clock.sleep(left))]
+            tasks = [
+                asyncio.ensure_future(self._freed.wait()),
+                asyncio.ensure_future(self._clock.sleep(left)),
+            ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()

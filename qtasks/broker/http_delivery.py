@@ -43,10 +43,14 @@ class GuardedResolver(AbstractResolver):
         if self._rules.allows_host(host):
             return found
         admitted = [
-            each for each in found if self._rules.allows_address(ipaddress.ip_address(each["host"].partition("%")[0]))
+            each
+            for each in found
+            if self._rules.allows_address(ipaddress.ip_address(each["host"].partition("%")[0]))
         ]
         if not admitted:
-            raise _RefusedAddress(self._rules.refusal(host, ipaddress.ip_address(found[0]["host"].partition("%")[0])))
+            raise _RefusedAddress(
+                self._rules.refusal(host, ipaddress.ip_address(found[0]["host"].partition("%")[0]))
+            )
         return admitted
 
     async def close(self) -> None:

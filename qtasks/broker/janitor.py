@@ -28,7 +28,9 @@ class Janitor:
         self._database = database
         self._config = config
         self._clock = clock
-        self._behind: int | None = 0  # the sequence number up to which history has been looked at
+        # How far history and deduplication ids have been walked through; None at the end.
+        self._behind: int | None = None
+        self._behind_key: str | None = None
 
     async def step(self) -> bool:
         """Prune a little; say whether there may be more."""
@@ -36,16 +38,19 @@ class Janitor:
         return await self._database.write(lambda session: self._prune(session, now))
 
     def _prune(self, session: Session, now: int) -> bool:
+        config = self._config
         expired = results.prune_results(session, now, STEP_ROWS)
-        forgotten = session.run("dedup_prune", {"now": now, "count": STEP_ROWS})
         dead = session.run(
-            "dead_letter_prune",
-            {"before": now - self._config.dead_letter_retention_ms, "count": STEP_ROWS},
+            "dead_letter_prune", {"before": now - config.dead_letter_retention_ms, "count": STEP_ROWS}
+        )
+        self._behind_key = messages.prune_dedup(
+            session, after=self._behind_key or "", now=now, count=STEP_ROWS
         )
         self._behind = messages.prune(
-            session, after=self._behind or 0, before=now - self._config.retention_ms, count=STEP_ROWS
+            session, after=self._behind or 0, before=now - config.retention_ms, count=STEP_ROWS
         )
-        return self._behind is not None or STEP_ROWS in (expired, forgotten, dead)
+        goes_on = self._behind is not None or self._behind_key is not None
+        return goes_on or STEP_ROWS in (expired, dead)
 
     async def run(self) -> None:
         """Prune from time to time, until cancelled."""

@@ -246,7 +246,10 @@ def _start_at(outgoing: Outgoing) -> int | None:
     """Say when the first delivery may start; QStash's own delays do not go with queues."""
     options = outgoing.options
     if outgoing.queue is not None:
-        for header, value in (("Upstash-Delay", options.delay_ms), ("Upstash-Not-Before", options.not_before)):
+        for header, value in (
+            ("Upstash-Delay", options.delay_ms),
+            ("Upstash-Not-Before", options.not_before),
+        ):
             if value is not None:
                 raise BadRequest(
                     f"{header}: a message in a queue cannot be delayed; publish it without a queue, "

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
 from qtasks.errors import ConfigurationError, QTasksError
+
+if TYPE_CHECKING:
+    from qtasks.home.server import Server
 
 FAILED = 1
 USAGE = 2
@@ -27,7 +31,9 @@ USAGE = 2
     "separated by commas.",
 )
 @click.option("--concurrency", default=64, type=click.IntRange(1, 10_000), help="Deliveries at once.")
-@click.option("--grace", default=25.0, type=click.FloatRange(0), help="Seconds for deliveries to end at a stop.")
+@click.option(
+    "--grace", default=25.0, type=click.FloatRange(0), help="Seconds for deliveries to end at a stop."
+)
 @click.option(
     "--log-level",
     default="warning",
@@ -44,7 +50,9 @@ def broker(
     database. Stop it with SIGTERM or Ctrl-C: it lets deliveries end, then exits 0.
     """
     if find_spec("aiohttp") is None:
-        _fail("a standalone broker needs the extra [broker] of qtasks-http (aiohttp); install it first", USAGE)
+        _fail(
+            "a standalone broker needs the extra [broker] of qtasks-http (aiohttp); install it first", USAGE
+        )
     from qtasks.broker.config import BrokerConfig
     from qtasks.home.server import Server, ServerSetup
     from qtasks.settings import Settings
@@ -69,7 +77,7 @@ def broker(
         _fail(str(error), FAILED)
 
 
-def _run(server: object) -> None:
+def _run(server: Server) -> None:
     """Run on uvloop where it is installed: it is about a third faster."""
     import asyncio
 

@@ -71,7 +71,9 @@ def set_queue(name: str, *, parallelism: int = 1, paused: bool | None = None) ->
     members: dict[str, object] = {"queueName": name, "parallelism": parallelism}
     if paused is not None:
         members["paused"] = paused
-    return Call("POST", "/v2/queues", _nothing, (("Content-Type", "application/json"),), orjson.dumps(members))
+    return Call(
+        "POST", "/v2/queues", _nothing, (("Content-Type", "application/json"),), orjson.dumps(members)
+    )
 
 
 def pause_queue(name: str) -> Call[None]:

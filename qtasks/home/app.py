@@ -87,7 +87,7 @@ class QTasks:
     @overload
     def task(self, function: Callable[P, T], /) -> Task[P, T, T]: ...
     @overload
-    def task(self, **options: Unpack[DeclaredOptions]) -> Decorator: ...
+    def task(self, /, **options: Unpack[DeclaredOptions]) -> Decorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make a task of a function: `@tasks.task` or `@tasks.task(queue="mail", retries=5)`.
 
@@ -171,7 +171,9 @@ class QTasks:
             return EmbeddedHome(self._path, setup, self._clock)
         if settings.home is HomeKind.HTTP:
             return RemoteHome(settings, self._clock)
-        raise ConfigurationError("postgresql:// is not supported by this version; use sqlite:///… or http://…")
+        raise ConfigurationError(
+            "postgresql:// is not supported by this version; use sqlite:///… or http://…"
+        )
 
     def _make_caller(self) -> Caller:
         return Caller(
@@ -231,7 +233,10 @@ def _with_broker(settings: Settings, broker: str) -> Settings:
 
 def _check_name(name: str) -> str:
     """An app's name is part of an address, so it is made like a host name."""
-    if not name or len(name) > 63 or not all(each.isascii() and (each.isalnum() or each == "-") for each in name):
+    if (
+        not name
+        or len(name) > 63
+        or not all(each.isascii() and (each.isalnum() or each == "-") for each in name)
+    ):
         raise ConfigurationError(f"QTasks(name={name!r}): use up to 63 letters, digits and hyphens")
     return name.lower()
-

@@ -222,4 +222,5 @@ def _in_loop() -> bool:
 
 
 def _say(line: str) -> None:
-    print(f"qtasks: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"qtasks: {line}\n")
+    sys.stderr.flush()

@@ -42,5 +42,5 @@ class AppRunner:
             log.exception("execution broke", extra={"message_id": claim.id})
             tell(claim, Reply(0, error=f"{type(error).__name__}: {error}"))
             return
-        error = None if answer.status == 200 else f"unexpected status {answer.status}"
-        tell(claim, Reply(answer.status, answer.headers, answer.body, error))
+        problem = None if answer.status == 200 else f"unexpected status {answer.status}"
+        tell(claim, Reply(answer.status, answer.headers, answer.body, problem))

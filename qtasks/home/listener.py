@@ -56,4 +56,3 @@ class Listener:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
         self._socket.close()
-

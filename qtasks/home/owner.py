@@ -163,9 +163,12 @@ class Owner:
         self.broker.is_draining = True
         await self._node.stop(grace_ms)
         await self._listener.stop()
-        Path(self._socket_path).unlink(missing_ok=True)
-        await asyncio.to_thread(self.broker.database.close)
+        await asyncio.to_thread(self._close)
         await self._loop.shutdown_default_executor()
+
+    def _close(self) -> None:
+        Path(self._socket_path).unlink(missing_ok=True)
+        self.broker.database.close()
 
 
 def _has_aiohttp() -> bool:

@@ -63,7 +63,9 @@ def check_setup(setup: ServerSetup) -> Path:
             "set QTASKS_TOKEN, or listen on 127.0.0.1"
         )
     if len(setup.settings.signing_keys) == 1:
-        raise ConfigurationError("set both QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY, or neither")
+        raise ConfigurationError(
+            "set both QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY, or neither"
+        )
     return database_path(setup.store)
 
 
@@ -114,7 +116,7 @@ class Server:
             await asyncio.to_thread(broker.database.close)
 
     def _keys(self) -> tuple[Keys, Path | None]:
-        """Take token and keys from the environment; what is not there comes from the file beside the database."""
+        """Take token and keys from the environment, and what is not there from the file of keys."""
         settings = self._setup.settings
         if settings.token is not None and len(settings.signing_keys) == 2:
             return Keys(settings.token, *settings.signing_keys, secret=""), None
@@ -189,5 +191,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error
     return listening

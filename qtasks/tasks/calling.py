@@ -46,7 +46,9 @@ class Queue:
 
     def __post_init__(self) -> None:
         if self.parallelism is not None and self.parallelism < 1:
-            raise ConfigurationError(f"Queue(parallelism={self.parallelism}): at least 1 task must be able to run")
+            raise ConfigurationError(
+                f"Queue(parallelism={self.parallelism}): at least 1 task must be able to run"
+            )
 
     @property
     def spec(self) -> QueueSpec:
@@ -213,4 +215,3 @@ class Callers:
             f"a task of the module-level @task belongs to the process's only QTasks, but {problem}; "
             "make one QTasks(), or decorate with @tasks.task"
         )
-

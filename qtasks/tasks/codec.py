@@ -310,9 +310,12 @@ class _Compiler:
         if alias in self._aliases:
             raise TaskDefinitionError(f"{alias} contains itself, which only dataclasses may")
         self._aliases.append(alias)
-        converter = self.converter(alias.__value__)
-        self._aliases.pop()
-        return converter
+        try:
+            return self.converter(alias.__value__)
+        except NameError as error:
+            raise TaskDefinitionError(f"{alias} cannot be resolved: {error}") from error
+        finally:
+            self._aliases.pop()
 
     def _literal(self, values: Sequence[Any], label: str) -> Converter:
         choices = []
@@ -389,8 +392,11 @@ class _Compiler:
 
 def _union(members: Sequence[Converter]) -> Converter:
     """Convert what is of one of several kinds that JSON keeps apart."""
-    if JSON in members and all(each in (JSON, TYPES[types.NoneType]) for each in members):
-        return JSON
+    others = [each for each in members if each is not TYPES[types.NoneType]]
+    if any(types.NoneType in each.types for each in others):
+        members = others  # one of them takes None as well
+    if len(members) == 1:
+        return members[0]
     for one, other in combinations(members, 2):
         if one.types & other.types or (one.forms & other.forms and not _apart(one, other)):
             raise TaskDefinitionError(

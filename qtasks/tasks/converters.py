@@ -12,7 +12,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
 from functools import cached_property, partial
@@ -127,9 +127,9 @@ def _widened(error: type[Refusal], value: Any) -> float:
     if type(value) is not int:
         raise wrong(error, "float", value)
     # The size comes first: float() of an int beyond the greatest float raises.
-    if value.bit_length() > 1023 or float(value) != value:
-        raise error(f"{shown(value)} has no equal float")
-    return float(value)
+    if value.bit_length() <= 1023 and float(value) == value:
+        return float(value)
+    raise error(f"{shown(value)} has no equal float")
 
 
 def check_key(key: object) -> None:
@@ -187,10 +187,11 @@ def carried(
 
 
 def _write_moment(value: datetime | time) -> str:
-    if value.tzinfo is not None and type(value.tzinfo) is not timezone:
+    if value.tzinfo is not None and value.tzinfo is not UTC:
         offset = value.utcoffset()
-        if offset is None:
-            raise EncodeError(f"the tzinfo of the {type(value).__name__} gives no offset and would be lost")
+        # Python reads an offset below one second back as UTC.
+        if offset is None or offset.microseconds:
+            raise EncodeError(f"the {type(value).__name__} has no offset in whole seconds from its tzinfo")
         # The offset comes back, not the zone: to Python, such a datetime equals none of another zone.
         if type(value) is datetime and value.replace(fold=1 - value.fold).utcoffset() != offset:
             raise EncodeError("datetime in a skipped or repeated hour of its zone equals no other; pass UTC")
@@ -239,9 +240,8 @@ def enumeration(cls: type[Enum]) -> Converter:
     by_value = all(type(each.value) in (str, int) and is_plain(each.value) for each in cls)
     members = {each.value if by_value else each.name: each for each in cls}
     written = {each.name: key for key, each in members.items()}
-    return carried(
-        cls, lambda each: written[each.name], members.__getitem__, frozenset(type(key) for key in members)
-    )
+    forms = frozenset(type(key) for key in members)
+    return carried(cls, lambda each: written[each.name], members.__getitem__, forms)
 
 
 def literal(choices: Sequence[tuple[object, object]], label: str) -> Converter:
@@ -309,10 +309,7 @@ def structure(
     read: Callable[[Any], Iterable[tuple[Any, Any]]] = dict.items,
     make: Callable[[dict[str, Any]], Any] = dict,
 ) -> Converter:
-    """Convert what is an object in JSON: names in `parts` each in its way, any others as `other`.
-
-    `read` takes a value apart into names and values, `make` puts it together.
-    """
+    """Convert what is an object in JSON: names in `parts` each in its way, any others as `other`."""
     label = kind.__name__
 
     def convert(error: type[Refusal], entries: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
@@ -362,8 +359,7 @@ def record(kind: type, parts: Mapping[str, Converter]) -> Converter:
     def make(found: dict[str, Any]) -> Any:
         made: Any = object.__new__(kind)
         for each in declared:
-            value = found[each.name] if each.name in found else _default(each)
-            object.__setattr__(made, each.name, value)
+            object.__setattr__(made, each.name, found[each.name] if each.name in found else _default(each))
         return made
 
     return structure(kind, parts, required=required, known=names, read=read, make=make)
@@ -373,13 +369,8 @@ def _default(field: Any) -> Any:
     return field.default_factory() if field.default is MISSING else field.default
 
 
-_PLAIN: dict[type, Convert] = {
-    NoneType: _exactly(EncodeError, NoneType),
-    bool: _exactly(EncodeError, bool),
-    int: _encode_int,
-    float: _encode_float,
-    str: _encode_str,
-}
+_PLAIN: dict[type, Convert] = {int: _encode_int, float: _encode_float, str: _encode_str}
+_PLAIN |= {kind: _exactly(EncodeError, kind) for kind in (NoneType, bool)}
 FORMS = frozenset({*_PLAIN, list, dict})
 JSON = Converter("a JSON value", _encode_json, lambda value, depth: value, FORMS, FORMS)
 _JSON: dict[type, Convert] = {

@@ -85,7 +85,9 @@ def unpack(body: bytes) -> Envelope:
         members = orjson.loads(body)
         version = members["v"]
         if version != VERSION:
-            raise DecodeError(f"the task is in envelope version {version!r}, which this version does not know")
+            raise DecodeError(
+                f"the task is in envelope version {version!r}, which this version does not know"
+            )
         meta = members["meta"]
         return Envelope(
             task=members["task"],

@@ -238,7 +238,11 @@ def _sendable(text: str) -> str:
 def _own_frames(error: BaseException) -> Any:
     """Leave out our own frames at the top: the reader looks for theirs."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next and trace.tb_frame.f_globals.get("__name__", "").startswith("qtasks."):
+    while (
+        trace is not None
+        and trace.tb_next
+        and trace.tb_frame.f_globals.get("__name__", "").startswith("qtasks.")
+    ):
         trace = trace.tb_next
     return trace
 

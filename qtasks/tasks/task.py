@@ -151,15 +151,14 @@ class Task(Generic[P, T, R]):
         return await self._find_caller().asend(self, self.options, args, kwargs)
 
     def with_options(self, **options: Unpack[CallOptions]) -> Task[P, T, R]:
-        """Give this task with other options for the calls made through it: `t.with_options(retries=0).delay()`."""
-        changed = Task(
+        """Give this task with other options: `t.with_options(retries=0).delay(...)`."""
+        return Task(
             self.function,
             name=self.name,
             options=self.options.merged(options, of=f"{self.name}.with_options"),
             signature=self.signature,
             find_caller=self._find_caller,
         )
-        return changed
 
     def apply_async(
         self,
@@ -185,7 +184,9 @@ class Decorator(Protocol):
     """What `task(queue=...)` gives: it makes a task of a function, sync or async."""
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, T, Coroutine[Any, Any, T]]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Task[P, T, Coroutine[Any, Any, T]]: ...
     @overload
     def __call__(self, function: Callable[P, T], /) -> Task[P, T, T]: ...
 
@@ -222,4 +223,3 @@ def _check_function(function: Any) -> None:
         raise TaskDefinitionError("a lambda cannot be a task: its messages could not name it; use def")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TaskDefinitionError(f"{what} is a generator; a task must return its result")
-

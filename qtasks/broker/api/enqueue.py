@@ -36,9 +36,7 @@ def _url(destination: Destination) -> str:
         return destination.url
     name = destination.group or ""
     if "." in name or "/" in name:
-        raise BadRequest(
-            "invalid destination url: endpoint has invalid scheme, add http:// or https://"
-        )
+        raise BadRequest("invalid destination url: endpoint has invalid scheme, add http:// or https://")
     raise NotFound(f"topic {name} not found")
 
 

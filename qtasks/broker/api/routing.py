@@ -157,7 +157,9 @@ class Api:
                     return route, params
                 allowed.append(route.method)
         if allowed:
-            raise MethodNotAllowed(f"method {request.method} is not allowed here; allowed: {', '.join(allowed)}")
+            raise MethodNotAllowed(
+                f"method {request.method} is not allowed here; allowed: {', '.join(allowed)}"
+            )
         raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
 
     def _authenticate(self, call: Call) -> None:

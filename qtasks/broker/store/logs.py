@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qtasks.broker.store import messages
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.records import LogKind
 from qtasks.broker.store.views import header_map, message_view
@@ -92,7 +93,8 @@ def _steps_of_all(session: Session) -> _Source:
 
     def bulk(before: Place, count: int) -> list[_Step]:
         bounds = {"time": before.time, "seq": before.seq, "count": count}
-        steps = [_created(*row) for row in session.all("log_created", bounds)]
+        created = {"created_seq": _last_created(session, before.time), "count": count}
+        steps = [_created(*row) for row in session.all("log_created", created)]
         for row in session.all("log_ended", bounds):
             steps.extend(_ended(row))
         steps.extend(_started(row) for row in session.all("log_started", bounds))
@@ -100,6 +102,19 @@ def _steps_of_all(session: Session) -> _Source:
         return _newest(steps, before, count)
 
     return bulk
+
+
+def _last_created(session: Session, time: int) -> int:
+    """Find the last message created until an instant, by bisection: the sequence is sorted by time."""
+    low, high = 0, messages.newest(session)[0]
+    while low < high:
+        middle = (low + high + 1) // 2
+        seq, created_at = messages.newest(session, middle)
+        if created_at <= time:
+            low = middle
+        else:
+            high = seq - 1
+    return low
 
 
 def _steps_of(session: Session, message_id: str) -> _Source:

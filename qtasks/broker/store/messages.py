@@ -66,13 +66,13 @@ def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
 
 
 def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]], now: int) -> None:
-    last = session.one("message_last_seq", {})
-    assert last is not None
+    last_seq, last_created_at = newest(session)
     contents: list[dict[str, Any]] = []
     pending: list[dict[str, Any]] = []
     dedup: list[dict[str, Any]] = []
-    for seq, (message, queue) in enumerate(fresh, last[0] + 1):
-        contents.append(_content(seq, message))
+    for seq, (message, queue) in enumerate(fresh, last_seq + 1):
+        # The wall clock may have been set back; in one store, time does not run backwards.
+        contents.append(_content(seq, message, max(message.created_at, last_created_at)))
         pending.append(_pending(seq, message, queue))
         if message.dedup_key is not None:
             dedup.append(
@@ -81,11 +81,18 @@ def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]]
     session.insert_many("message_insert", contents)
     session.insert_many("pending_insert", pending)
     session.insert_many("dedup_insert", dedup)
-    queues.mark(session, {queue.id for _, queue in fresh}, now)
-    session.announce()
+    queues.mark(session, {each["queue"] for each in pending if each["state"] == Stage.READY}, now)
+    if any(each["state"] == Stage.WAITING for each in pending):
+        session.announce()  # the dispatcher must learn until when it may sleep
 
 
-def _content(seq: int, message: NewMessage) -> dict[str, Any]:
+def newest(session: Session, until: int = (1 << 63) - 1) -> tuple[int, int]:
+    """Give sequence number and creation of the newest message numbered up to `until`; (0, 0) if none."""
+    row = session.one("message_newest", {"seq": until})
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def _content(seq: int, message: NewMessage, created_at: int) -> dict[str, Any]:
     return {
         "seq": seq,
         "id": message.id,
@@ -95,8 +102,8 @@ def _content(seq: int, message: NewMessage) -> dict[str, Any]:
         "method": message.method,
         "headers": pack_headers(message.headers),
         "body": message.body,
-        "created_at": message.created_at,
-        "not_before": message.start_at or message.created_at,
+        "created_at": created_at,
+        "not_before": message.start_at or created_at,
         "max_retries": message.max_retries,
         "retry_delay": message.retry_delay,
         "timeout_ms": message.timeout_ms,
@@ -144,11 +151,11 @@ def claim(
         room = slots - len(claims)
         if not room:
             break
-        rows, stays = _ready_rows(session, queue, app, room, alone_is_free)
+        rows, ready_at, is_full = _ready_rows(session, queue, app, room, alone_is_free, now)
         for row in rows:
             claims.append(_claim(row, queue, now, lease_margin_ms))
             alone_is_free = alone_is_free and not claims[-1].alone
-        queues.turn(session, queue.id, now if stays else None)
+        queues.turn(session, queue.id, ready_at, is_full=is_full)
     session.update_many("pending_lease", [_lease(each, node) for each in claims])
     upcoming = session.one("pending_next_due", {})
     return Claimed(claims, upcoming[0] if upcoming else None)
@@ -159,17 +166,17 @@ def promote(session: Session, now: int, count: int = 1000) -> None:
     due = session.all("pending_due", {"now": now, "count": count})
     if due:
         session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
-        queues.mark(session, {row[1] for row in due}, now)
+        queues.freed(session, {row[1] for row in due}, now)
 
 
 def _ready_rows(
-    session: Session, queue: queues.QueueRow, app: str | None, room: int, alone_is_free: bool
-) -> tuple[list[Row], bool]:
-    """Pick rows of one queue; also say whether it stays in line, having more that could start."""
+    session: Session, queue: queues.QueueRow, app: str | None, room: int, alone_is_free: bool, now: int
+) -> tuple[list[Row], int | None, bool]:
+    """Pick rows of one queue; also give its new place in line, and whether it is full."""
     free = queues.free_slots(session, queue)
     count = min(room, free)
     if count <= 0:
-        return [], False  # whoever frees a slot puts the queue back in line
+        return [], now, True
     query = "claim_ready" if alone_is_free or queue.ordered else "claim_ready_skipping_alone"
     rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
     picked: list[Row] = []
@@ -181,8 +188,8 @@ def _ready_rows(
             continue
         alone_is_free = alone_is_free and not is_alone
         picked.append(row)
-    skipped = len(picked) < len(rows) or query == "claim_ready_skipping_alone"
-    return picked, skipped or (len(rows) == count and count < free)
+    may_have_more = len(rows) == count or query == "claim_ready_skipping_alone" or len(picked) < len(rows)
+    return picked, now if may_have_more else None, len(picked) == free
 
 
 def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
@@ -201,7 +208,7 @@ def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> 
         attempt=attempt + 1,
         lease_epoch=epoch + 1,
         lease_until=now + timeout_ms + lease_margin_ms,
-        started_at=now,
+        started_at=max(now, created_at),
         max_retries=max_retries,
         timeout_ms=timeout_ms,
         retry_delay=retry_delay,
@@ -244,6 +251,13 @@ def prune(session: Session, *, after: int, before: int, count: int) -> int | Non
     old = [{"seq": seq} for seq, ended_at, is_kept in rows if ended_at <= before and not is_kept]
     session.delete_many("message_delete", old)
     session.delete_many("log_delete", old)
+    return rows[-1][0] if len(rows) == count else None
+
+
+def prune_dedup(session: Session, *, after: str, now: int, count: int) -> str | None:
+    """Forget deduplication ids whose window has passed; looks at `count`, goes on as `prune` does."""
+    rows = session.all("dedup_walk", {"after": after, "count": count})
+    session.delete_many("dedup_delete", [{"key": key} for key, expires_at in rows if expires_at <= now])
     return rows[-1][0] if len(rows) == count else None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.records import Stage
+from qtasks.protocol.headers import QueueSpec
 from qtasks.protocol.shapes import QueueView
 
 UNLIMITED = 1 << 31
@@ -68,6 +69,18 @@ def upsert(session: Session, name: str, parallelism: int, paused: bool | None, n
     session.announce()
 
 
+def declare(session: Session, declared: Mapping[str, QueueSpec], now: int) -> None:
+    """Bring queues that exist to what their app declares, unless the API has set them since.
+
+    Missing ones are made when they are first used. Whether a queue is ordered never changes.
+    """
+    rows = [
+        {"name": name, "parallelism": spec.parallelism, "ordered": int(spec.ordered), "now": now}
+        for name, spec in declared.items()
+    ]
+    session.update_many("queue_declare", rows)
+
+
 def set_paused(session: Session, name: str, paused: bool, now: int) -> bool:
     """Pause or resume a queue; False if there is none of that name."""
     found = session.run("queue_pause", {"name": name, "paused": int(paused), "now": now}) > 0
@@ -110,13 +123,15 @@ def free_slots(session: Session, queue: QueueRow) -> int:
 
 
 def mark(session: Session, ids: Iterable[int], now: int) -> None:
-    """Say that these queues may have something to start."""
-    session.update_many("queue_mark", [{"id": each, "now": now} for each in ids])
+    """Say that these queues have something ready; wakes the dispatcher unless it knows already."""
+    for each in ids:
+        if session.run("queue_mark", {"id": each, "now": now}):
+            session.announce()
 
 
-def mark_if_ready(session: Session, ids: Iterable[int], now: int) -> None:
-    """Say so of those that really have a ready message: a slot became free."""
-    session.update_many("queue_mark_if_ready", [{"id": each, "now": now} for each in ids])
+def freed(session: Session, ids: Iterable[int], now: int) -> None:
+    """Say that slots of these queues became free, or messages of them ready again."""
+    session.update_many("queue_freed", [{"id": each, "now": now} for each in ids])
 
 
 def mark_all_ready(session: Session, now: int) -> None:
@@ -124,6 +139,6 @@ def mark_all_ready(session: Session, now: int) -> None:
     session.run("queue_mark_all", {"now": now})
 
 
-def turn(session: Session, id_: int, ready_at: int | None) -> None:
-    """Send a queue to the back of the line, or out of it if `ready_at` is None."""
-    session.run("queue_turn", {"id": id_, "ready_at": ready_at})
+def turn(session: Session, id_: int, ready_at: int | None, *, is_full: bool) -> None:
+    """Send a queue to the back of the line, or out of it if it is full or `ready_at` is None."""
+    session.run("queue_turn", {"id": id_, "ready_at": ready_at, "is_full": int(is_full)})

@@ -38,7 +38,7 @@ def settle(session: Session, settlements: Sequence[Settlement], now: int) -> lis
     session.insert_many("dead_letter_insert", dead)
     results = [_result(each) for each in recorded if _has_result(each)]
     session.insert_many("result_insert", results)
-    queues.mark_if_ready(session, {each.claim.queue_id for each in recorded}, now)
+    queues.freed(session, {each.claim.queue_id for each in recorded}, now)
     return recorded
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from qtasks.broker.store.database import Params, Row, Session, Work
+from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.migrate import migrate_sqlite
 from qtasks.broker.store.queries import load_queries
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
@@ -260,6 +260,8 @@ def _open(path: str, durability: str) -> sqlite3.Connection:
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA cache_size = -16384")
+    # Rarer checkpoints write a page once that many commits have changed.
+    connection.execute("PRAGMA wal_autocheckpoint = 8000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     return connection
 
@@ -270,9 +272,7 @@ def _is_ours_or_empty(connection: sqlite3.Connection) -> bool:
 
 
 def _open_reader(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000
-    )
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -310,5 +310,7 @@ def _meaning(error: BaseException, path: str) -> StoreError | BrokerFailed | Non
     if code == sqlite3.SQLITE_CANTOPEN:
         return StoreUnusable(f"{path} cannot be opened; check that its folder exists and can be written")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT):
-        return BrokerFailed(f"the store {path} failed: {error}; the broker has stopped, nothing more is accepted")
+        return BrokerFailed(
+            f"the store {path} failed: {error}; the broker has stopped, nothing more is accepted"
+        )
     return None

@@ -8,8 +8,8 @@ VALUES (:message, :epoch, :kind, :started_at, :ended_at, :next_at, :status, :err
 -- name: log_created
 SELECT seq, created_at
 FROM messages
-WHERE (created_at, seq) <= (:time, :seq)
-ORDER BY created_at DESC, seq DESC
+WHERE seq <= :created_seq
+ORDER BY seq DESC
 LIMIT :count
 
 -- name: log_ended

@@ -130,6 +130,21 @@ WHERE seq = :seq
 DELETE FROM log
 WHERE message = :seq
 
--- name: dedup_prune
+-- name: dedup_walk
+-- Pruning walks along the key, which spares every enqueue an index by time.
+SELECT key, expires_at
+FROM dedup
+WHERE key > :after
+ORDER BY key
+LIMIT :count
+
+-- name: dedup_delete
 DELETE FROM dedup
-WHERE key IN (SELECT key FROM dedup WHERE expires_at <= :now ORDER BY expires_at LIMIT :count)
+WHERE key = :key
+
+-- name: message_newest
+SELECT seq, created_at
+FROM messages
+WHERE seq <= :seq
+ORDER BY seq DESC
+LIMIT 1

@@ -9,17 +9,18 @@ VALUES (:name, :parallelism, :ordered, :paused, :now, :now)
 
 -- name: queue_update
 UPDATE queues
-SET parallelism = :parallelism, paused = :paused, ready_at = coalesce(ready_at, :now), updated_at = :now
+SET parallelism = :parallelism, paused = :paused, is_full = 0, is_set = 1,
+    ready_at = coalesce(ready_at, :now), updated_at = :now
 WHERE name = :name
 
 -- name: queue_declare
 UPDATE queues
-SET parallelism = :parallelism, ordered = :ordered, ready_at = coalesce(ready_at, :now), updated_at = :now
-WHERE name = :name
+SET parallelism = :parallelism, is_full = 0, ready_at = coalesce(ready_at, :now), updated_at = :now
+WHERE name = :name AND is_set = 0 AND ordered = :ordered AND parallelism <> :parallelism
 
 -- name: queue_pause
 UPDATE queues
-SET paused = :paused, ready_at = coalesce(ready_at, :now), updated_at = :now
+SET paused = :paused, is_full = 0, ready_at = coalesce(ready_at, :now), updated_at = :now
 WHERE name = :name
 
 -- name: queue_list
@@ -32,7 +33,7 @@ ORDER BY q.name
 -- name: queue_ready
 SELECT id, parallelism, ordered
 FROM queues
-WHERE ready_at IS NOT NULL AND paused = 0
+WHERE ready_at IS NOT NULL AND paused = 0 AND is_full = 0
 ORDER BY ready_at, id
 LIMIT :count
 
@@ -42,20 +43,24 @@ UPDATE queues
 SET ready_at = :now
 WHERE id = :id AND ready_at IS NULL
 
--- name: queue_mark_if_ready
+-- name: queue_freed
+-- A slot became free, or a message ready again.
 UPDATE queues
-SET ready_at = :now
-WHERE id = :id AND ready_at IS NULL
-  AND EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0)
+SET is_full = 0,
+    ready_at = CASE WHEN EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0)
+                    THEN coalesce(ready_at, :now) END
+WHERE id = :id
+  AND (is_full = 1 OR ready_at IS NULL)
+  AND (ready_at IS NOT NULL OR EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0))
 
 -- name: queue_mark_all
 UPDATE queues
-SET ready_at = :now
-WHERE ready_at IS NULL
-  AND EXISTS (SELECT 1 FROM pending p WHERE p.queue = queues.id AND p.state = 0)
+SET ready_at = :now, is_full = 0
+WHERE EXISTS (SELECT 1 FROM pending p WHERE p.queue = queues.id AND p.state = 0)
 
 -- name: queue_turn
--- After a claim: to the back of the line, or out of it (NULL) when nothing more can start.
+-- After a claim: to the back of the line, or out of it: NULL when nothing is ready, full when nothing
+-- more may start. Enqueueing to a full queue then changes nothing here, and wakes nobody.
 UPDATE queues
-SET ready_at = :ready_at
+SET ready_at = :ready_at, is_full = :is_full
 WHERE id = :id

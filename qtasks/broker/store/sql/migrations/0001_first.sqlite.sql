@@ -1,6 +1,7 @@
--- Content of a message: written once, read at every attempt, pruned with the history.
+-- Content of a message: written once, read at every attempt, pruned with the history. `created_at`
+-- never falls from one message to the next, so that the sequence is an index by time as well.
 CREATE TABLE messages (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  seq INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE,
   task_id TEXT,
   queue TEXT,
@@ -21,9 +22,6 @@ CREATE TABLE messages (
 -- results of a task that has not finished, and the repeat of an enqueue whose answer was lost
 CREATE INDEX messages_task ON messages (task_id) WHERE task_id IS NOT NULL;
 
--- pages of the log, newest first; pruning, oldest first
-CREATE INDEX messages_created ON messages (created_at, seq);
-
 CREATE TABLE queues (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -31,12 +29,14 @@ CREATE TABLE queues (
   ordered INTEGER NOT NULL,
   paused INTEGER NOT NULL DEFAULT 0,
   ready_at INTEGER,
+  is_full INTEGER NOT NULL DEFAULT 0,
+  is_set INTEGER NOT NULL DEFAULT 0,
   created_at INTEGER NOT NULL,
   updated_at INTEGER NOT NULL
 );
 
 -- claim visits only queues that may have something to start, however many queues there are
-CREATE INDEX queues_ready ON queues (ready_at) WHERE ready_at IS NOT NULL AND paused = 0;
+CREATE INDEX queues_ready ON queues (ready_at) WHERE ready_at IS NOT NULL AND paused = 0 AND is_full = 0;
 
 -- What is not finished: small rows, changed at every step, gone when the message is done.
 CREATE TABLE pending (
@@ -96,8 +96,6 @@ CREATE TABLE dedup (
   message_id TEXT NOT NULL,
   expires_at INTEGER NOT NULL
 ) WITHOUT ROWID;
-
-CREATE INDEX dedup_expires ON dedup (expires_at);
 
 CREATE TABLE results (
   task_id TEXT PRIMARY KEY,

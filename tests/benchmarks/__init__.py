@@ -1,0 +1,1 @@
+"""Benchmarks, run by `scripts/bench`; no test asserts on wall-clock speed."""
