@@ -25,6 +25,8 @@ log = logging.getLogger("qtasks.dispatcher")
 
 LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
+CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
+ALONE_MS = 500
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
 
@@ -52,11 +54,14 @@ class Dispatcher:
         self._ids = ids
         self._finished = finished
         self._in_flight: dict[int, Claim] = {}
+        self._alone_since: dict[int, int] = {}
+        self._wall_offset = clock.now() - clock.monotonic()
         self._answers: list[tuple[Claim, Reply]] = []
         self._answered = asyncio.Event()
         self._freed = asyncio.Event()
         self._carriers: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._hurried = False
 
     @property
     def in_flight(self) -> int:
@@ -69,7 +74,8 @@ class Dispatcher:
         if slots <= 0 or self._stopping.is_set():
             return Claimed((), None)
         now = self._clock.now()
-        alone_is_free = not any(each.alone for each in self._in_flight.values())
+        await self._follow_the_wall(now)
+        alone_is_free = self._alone_for_ms() is None
         claimed = await self._database.write(
             lambda session: messages.claim(
                 session,
@@ -84,8 +90,30 @@ class Dispatcher:
         self._start(claimed.claims)
         return claimed
 
+    async def _follow_the_wall(self, now: int) -> None:
+        """Keep the backoff of retries what it is when somebody sets the wall clock (promise P16)."""
+        offset = now - self._clock.monotonic()
+        step = offset - self._wall_offset
+        if abs(step) >= CLOCK_STEP_MS:
+            log.warning("the wall clock was set", extra={"step_ms": step})
+            await self._database.write(lambda session: messages.shift_retries(session, step))
+            self._wall_offset = offset
+
+    def _alone_for_ms(self) -> int | None:
+        """Say for how long the message that runs alone still does; None if no message does.
+
+        What was in flight at a crash may have caused it. So it runs alone at first, but not for as
+        long as it takes: hours may be nothing unusual.
+        """
+        now = self._clock.monotonic()
+        left = [
+            self._alone_since[seq] + ALONE_MS - now for seq in self._alone_since if seq in self._in_flight
+        ]
+        return max((each for each in left if each > 0), default=None)
+
     def _start(self, claims: Sequence[Claim]) -> None:
         self._in_flight.update((each.seq, each) for each in claims)
+        self._alone_since.update((each.seq, self._clock.monotonic()) for each in claims if each.alone)
         in_process = [each for each in claims if each.app is not None]
         groups = [in_process, *([each] for each in claims if each.app is None)]
         for group in groups:
@@ -131,15 +159,24 @@ class Dispatcher:
         """Commit; a store that is full or busy for a while loses no verdict."""
         while True:
             try:
-                recorded = await self._database.write(
-                    lambda session: settling.settle(session, settlements, self._clock.now())
-                )
+                recorded = await self._database.write(lambda session: settling.settle(session, settlements))
                 break
             except StoreError as error:
                 log.error("cannot record deliveries yet", extra={"reason": str(error)})
                 await self._clock.sleep(STORE_PAUSE_MS)
+            except BrokerError:
+                raise
+            except Exception:  # a wall: one verdict that cannot be recorded must not hold up the others
+                if len(settlements) > 1:
+                    for each in settlements:
+                        await self._record([each])
+                    return
+                log.exception("cannot record a delivery", extra=_facts(settlements[0]))
+                recorded = []  # its lease stays, and is recovered at the next start
+                break
         for each in settlements:
             self._in_flight.pop(each.claim.seq, None)
+            self._alone_since.pop(each.claim.seq, None)
         self._freed.set()
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
         for each in recorded:
@@ -170,9 +207,8 @@ class Dispatcher:
             await self._first(self._database.changed(self._wait_ms(claimed.next_due_at)), self._freed.wait())
 
     def _wait_ms(self, next_due_at: int | None) -> int:
-        if next_due_at is None:
-            return LONGEST_WAIT_MS
-        return min(LONGEST_WAIT_MS, max(0, next_due_at - self._clock.now()))
+        until_due = LONGEST_WAIT_MS if next_due_at is None else max(0, next_due_at - self._clock.now())
+        return min(LONGEST_WAIT_MS, until_due, self._alone_for_ms() or LONGEST_WAIT_MS)
 
     async def _first(self, *waits: Coroutine[Any, Any, Any]) -> None:
         """Wait until one of the waits, or the stop, has come."""
@@ -212,6 +248,11 @@ class Dispatcher:
             for task in tasks:
                 task.cancel()
         return await self._hand_back()
+
+    def hurry(self) -> None:
+        """End a drain now: what is still in flight is handed back."""
+        self._hurried = True
+        self._freed.set()
 
     async def _hand_back(self) -> int:
         """Give up the leases that are left, without spending their attempts (promise P17)."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import Clock, SystemClock
-from qtasks.errors import ConfigurationError, StoreBusy
+from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
 from qtasks.home.keys import Keys, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, lock_path
@@ -27,6 +28,8 @@ from qtasks.ids import Ids
 from qtasks.settings import Settings, database_path
 
 Say = Callable[[str], None]
+
+LOOK_S = 0.25  # how often the store's health is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Server:
         self._clock = clock or SystemClock()
         self._ids = ids or Ids()
         self._stopping = asyncio.Event()
-        self._hurry = False
+        self._hurrying = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then drain while still listening, and return."""
@@ -106,7 +109,7 @@ class Server:
             await node.start()
             await listener.start()
             self._greet(keys, keys_file, listening.getsockname()[1])
-            await self._until_signal(node)
+            await self._until_signal(broker)
             self._say("draining: deliveries in flight may end, new requests are told to come back")
             broker.is_draining = True
             returned = await self._drain(node)
@@ -167,19 +170,32 @@ class Server:
         self._say(f"QSTASH_CURRENT_SIGNING_KEY={keys.current}")
         self._say(f"QSTASH_NEXT_SIGNING_KEY={keys.next}")
 
-    async def _until_signal(self, node: Node) -> None:
-        """Wait for a signal, or for the store to fail; a second signal cuts the drain short."""
+    async def _until_signal(self, broker: Broker) -> None:
+        """Wait for a signal; raises `BrokerFailed` as soon as the store has failed (promise P04)."""
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._on_signal)
-        await self._stopping.wait()
+        while not self._stopping.is_set():
+            if broker.database.failure is not None:
+                raise BrokerFailed(f"the store {self._path} failed: {broker.database.failure}")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._stopping.wait()
 
     def _on_signal(self) -> None:
-        self._hurry = self._stopping.is_set()
+        if self._stopping.is_set():
+            self._hurrying.set()
         self._stopping.set()
 
     async def _drain(self, node: Node) -> int:
-        return await node.stop()
+        """Let deliveries end within the grace; a second signal cuts it short."""
+        draining = asyncio.create_task(node.stop())
+        hurrying = asyncio.create_task(self._hurrying.wait())
+        await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        if hurrying.done():
+            node.dispatcher.hurry()
+        hurrying.cancel()
+        return await draining
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -16,13 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.benchmarks import app as target
-from tests.benchmarks.measure import percentile, rss_mib
+from tests.benchmarks.measure import (
+    BACKLOG,
+    EACH_OF_8,
+    STAMPS,
+    TEXT,
+    calls_per_second,
+    percentile,
+    rss_mib,
+)
 
-TEXT = "x" * 64
 SINGLE = 2000
-EACH_OF_8 = 500
-BACKLOG = 10_000
-STAMPS = 300
 
 
 class Host:
@@ -39,24 +43,6 @@ class Host:
 
     def close(self) -> None:
         self.run(self._lifespan.__aexit__(None, None, None))
-
-
-def calls_per_second(call: Callable[[str], object], threads: int, each: int) -> float:
-    """Enqueue from several threads at once."""
-    barrier = threading.Barrier(threads + 1)
-
-    def enqueue() -> None:
-        barrier.wait()
-        for _ in range(each):
-            call(TEXT)
-
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(enqueue) for _ in range(threads)]
-        barrier.wait()
-        started = time.perf_counter()
-        for future in futures:
-            future.result()
-    return threads * each / (time.perf_counter() - started)
 
 
 def wait_until_done(count: int) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 RUNS = 5
 RAW_COMMITS = 2000
-
-
-def median_of(runs: int, measure: Callable[[], float]) -> tuple[float, float, float]:
-    """Give median, least and greatest of several runs."""
-    values = [measure() for _ in range(runs)]
-    return statistics.median(values), min(values), max(values)
+TEXT = "x" * 64
+EACH_OF_8 = 500
+BACKLOG = 10_000
+STAMPS = 300
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -58,3 +57,21 @@ def stolen_share(before: Sequence[int], after: Sequence[int]) -> float:
 def cpu_times() -> list[int]:
     """Read the machine's CPU counters; the eighth is stolen time."""
     return [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+
+
+def calls_per_second(call: Callable[[str], object], threads: int, each: int) -> float:
+    """Enqueue from several threads at once."""
+    barrier = threading.Barrier(threads + 1)
+
+    def enqueue() -> None:
+        barrier.wait()
+        for _ in range(each):
+            call(TEXT)
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(enqueue) for _ in range(threads)]
+        barrier.wait()
+        started = time.perf_counter()
+        for future in futures:
+            future.result()
+    return threads * each / (time.perf_counter() - started)

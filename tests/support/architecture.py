@@ -193,4 +193,4 @@ def _given_away(tree: ast.Module) -> Iterator[str]:
             names += [each.id for each in node.targets if isinstance(each, ast.Name)]
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.append(node.target.id)
-    yield from (name for name in names if not name.startswith("_"))
+    yield from (name for name in names if not name.startswith("_") or name == "__version__")

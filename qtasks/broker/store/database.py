@@ -73,6 +73,11 @@ class Database(Protocol):
         """Return when somebody has committed work to dispatch, or after `wait_ms`."""
         ...
 
+    @property
+    def failure(self) -> str | None:
+        """What broke the store for good, if anything did (promise P04)."""
+        ...
+
     def close(self) -> None:
         """Let go of the database; no call may follow."""
         ...

@@ -92,8 +92,9 @@ def _steps_of_all(session: Session) -> _Source:
     """
 
     def bulk(before: Place, count: int) -> list[_Step]:
-        bounds = {"time": before.time, "seq": before.seq, "count": count}
-        created = {"created_seq": _last_created(session, before.time), "count": count}
+        epoch = before.step // PER_ATTEMPT
+        bounds = {"time": before.time, "seq": before.seq, "epoch": epoch, "count": count}
+        created = {"created_seq": _last_created(session, before), "count": count}
         steps = [_created(*row) for row in session.all("log_created", created)]
         for row in session.all("log_ended", bounds):
             steps.extend(_ended(row))
@@ -104,7 +105,13 @@ def _steps_of_all(session: Session) -> _Source:
     return bulk
 
 
-def _last_created(session: Session, time: int) -> int:
+def _last_created(session: Session, before: Place) -> int:
+    """Find the last message that was created until a place in the log."""
+    earlier = _last_created_at(session, before.time - 1)
+    return min(max(earlier, before.seq), _last_created_at(session, before.time))
+
+
+def _last_created_at(session: Session, time: int) -> int:
     """Find the last message created until an instant, by bisection: the sequence is sorted by time."""
     low, high = 0, messages.newest(session)[0]
     while low < high:

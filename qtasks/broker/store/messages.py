@@ -6,7 +6,7 @@ the number of queues grows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -17,7 +17,9 @@ from qtasks.broker.store.records import Claim, Claimed, Headers, NewMessage, Sta
 from qtasks.errors import BadRequest
 from qtasks.protocol.shapes import Enqueued
 
-QUEUES_PER_CLAIM = 64
+# A queue may turn out to have nothing left; as many others are then looked at in the same claim.
+CLAIM_ROUNDS = 8
+QUEUES_PER_ROUND = 64
 
 
 def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[Enqueued]:
@@ -39,7 +41,7 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
         answers.append(Enqueued(message.id))
         fresh.append((message, queue))
     if fresh:
-        _store(session, fresh, now)
+        _store(session, fresh)
     return answers
 
 
@@ -65,15 +67,16 @@ def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
         )
 
 
-def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]], now: int) -> None:
+def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]]) -> None:
     last_seq, last_created_at = newest(session)
     contents: list[dict[str, Any]] = []
     pending: list[dict[str, Any]] = []
     dedup: list[dict[str, Any]] = []
     for seq, (message, queue) in enumerate(fresh, last_seq + 1):
         # The wall clock may have been set back; in one store, time does not run backwards.
-        contents.append(_content(seq, message, max(message.created_at, last_created_at)))
-        pending.append(_pending(seq, message, queue))
+        created_at = max(message.created_at, last_created_at)
+        contents.append(_content(seq, message, created_at))
+        pending.append(_pending(seq, message, queue, created_at))
         if message.dedup_key is not None:
             dedup.append(
                 {"key": message.dedup_key, "message_id": message.id, "expires_at": message.dedup_until}
@@ -81,7 +84,7 @@ def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]]
     session.insert_many("message_insert", contents)
     session.insert_many("pending_insert", pending)
     session.insert_many("dedup_insert", dedup)
-    queues.mark(session, {each["queue"] for each in pending if each["state"] == Stage.READY}, now)
+    queues.join_line(session, {each["queue"] for each in pending if each["state"] == Stage.READY})
     if any(each["state"] == Stage.WAITING for each in pending):
         session.announce()  # the dispatcher must learn until when it may sleep
 
@@ -113,14 +116,14 @@ def _content(seq: int, message: NewMessage, created_at: int) -> dict[str, Any]:
     }
 
 
-def _pending(seq: int, message: NewMessage, queue: queues.QueueRow) -> dict[str, Any]:
+def _pending(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: int) -> dict[str, Any]:
     """A message without a delay is ready whatever the clock says later (promise P16).
 
     Its `due_at` only sorts it among others, and not even that in an ordered queue, where the
     sequence alone decides.
     """
     waits = message.start_at is not None and message.start_at > message.created_at
-    due_at = message.start_at if waits else message.created_at
+    due_at = message.start_at if waits else created_at
     return {
         "seq": seq,
         "queue": queue.id,
@@ -147,18 +150,23 @@ def claim(
     """
     promote(session, now)
     claims: list[Claim] = []
-    for queue in queues.ready(session, min(slots, QUEUES_PER_CLAIM)):
+    for queue in _queues_to_visit(session):
         room = slots - len(claims)
         if not room:
             break
-        rows, ready_at, is_full = _ready_rows(session, queue, app, room, alone_is_free, now)
-        for row in rows:
-            claims.append(_claim(row, queue, now, lease_margin_ms))
-            alone_is_free = alone_is_free and not claims[-1].alone
-        queues.turn(session, queue.id, ready_at, is_full=is_full)
-    session.update_many("pending_lease", [_lease(each, node) for each in claims])
+        rows, has_more, is_full = _ready_rows(session, queue, app, room, alone_is_free)
+        taken = [_claim(row, queue, now, lease_margin_ms) for row in rows]
+        alone_is_free = alone_is_free and not any(each.alone for each in taken)
+        session.update_many("pending_lease", [_lease(each, node) for each in taken])
+        queues.rejoin(session, queue.id, has_more=has_more, is_full=is_full)
+        claims.extend(taken)
     upcoming = session.one("pending_next_due", {})
     return Claimed(claims, upcoming[0] if upcoming else None)
+
+
+def shift_retries(session: Session, by_ms: int) -> None:
+    """Move the instants of waiting retries after the wall clock was set: backoff is a span (promise P16)."""
+    session.run("pending_shift_retries", {"by_ms": by_ms})
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:
@@ -166,17 +174,28 @@ def promote(session: Session, now: int, count: int = 1000) -> None:
     due = session.all("pending_due", {"now": now, "count": count})
     if due:
         session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
-        queues.freed(session, {row[1] for row in due}, now)
+        queues.freed(session, {row[1] for row in due})
+
+
+def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
+    """Give queues in line, each once. Some turn out to have nothing left, so more than slots are given."""
+    visited: set[int] = set()
+    for _ in range(CLAIM_ROUNDS):
+        fresh = [each for each in queues.in_line(session, QUEUES_PER_ROUND) if each.id not in visited]
+        if not fresh:
+            return
+        visited.update(each.id for each in fresh)
+        yield from fresh
 
 
 def _ready_rows(
-    session: Session, queue: queues.QueueRow, app: str | None, room: int, alone_is_free: bool, now: int
-) -> tuple[list[Row], int | None, bool]:
-    """Pick rows of one queue; also give its new place in line, and whether it is full."""
+    session: Session, queue: queues.QueueRow, app: str | None, room: int, alone_is_free: bool
+) -> tuple[list[Row], bool, bool]:
+    """Pick rows of one queue; also say whether it may have more, and whether it is full."""
     free = queues.free_slots(session, queue)
     count = min(room, free)
     if count <= 0:
-        return [], now, True
+        return [], True, True
     query = "claim_ready" if alone_is_free or queue.ordered else "claim_ready_skipping_alone"
     rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
     picked: list[Row] = []
@@ -188,8 +207,8 @@ def _ready_rows(
             continue
         alone_is_free = alone_is_free and not is_alone
         picked.append(row)
-    may_have_more = len(rows) == count or query == "claim_ready_skipping_alone" or len(picked) < len(rows)
-    return picked, now if may_have_more else None, len(picked) == free
+    has_more = len(rows) == count or query == "claim_ready_skipping_alone" or len(picked) < len(rows)
+    return picked, has_more, len(picked) == free
 
 
 def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:

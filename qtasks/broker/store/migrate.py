@@ -30,7 +30,7 @@ def _check_ours(connection: sqlite3.Connection, path: str) -> int:
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if owner != APPLICATION_ID and (tables or version):
+    if owner != APPLICATION_ID and (owner or tables or version):
         raise StoreUnusable(
             f"{path} is a database of another program; name another file, "
             "for example QTASKS_BROKER=sqlite:///qtasks.db"

@@ -106,9 +106,9 @@ def _view(row: Row) -> QueueView:
     )
 
 
-def ready(session: Session, count: int) -> list[QueueRow]:
+def in_line(session: Session, count: int) -> list[QueueRow]:
     """Give queues that may have something to start, the longest waiting first."""
-    rows = session.all("queue_ready", {"count": count})
+    rows = session.all("queue_line", {"count": count})
     return [QueueRow(row[0], "", row[1], bool(row[2])) for row in rows]
 
 
@@ -122,23 +122,24 @@ def free_slots(session: Session, queue: QueueRow) -> int:
     return queue.parallelism - int(row[0])
 
 
-def mark(session: Session, ids: Iterable[int], now: int) -> None:
+def join_line(session: Session, ids: Iterable[int]) -> None:
     """Say that these queues have something ready; wakes the dispatcher unless it knows already."""
     for each in ids:
-        if session.run("queue_mark", {"id": each, "now": now}):
+        if session.run("queue_join_line", {"id": each}):
             session.announce()
 
 
-def freed(session: Session, ids: Iterable[int], now: int) -> None:
+def freed(session: Session, ids: Iterable[int]) -> None:
     """Say that slots of these queues became free, or messages of them ready again."""
-    session.update_many("queue_freed", [{"id": each, "now": now} for each in ids])
+    session.update_many("queue_freed", [{"id": each} for each in ids])
 
 
-def mark_all_ready(session: Session, now: int) -> None:
-    """Say so of every queue with a ready message: at start, when nothing may be taken for granted."""
-    session.run("queue_mark_all", {"now": now})
+def join_all(session: Session) -> None:
+    """Put every queue with a ready message in line: at start, when nothing may be taken for granted."""
+    session.run("queue_join_all", {})
 
 
-def turn(session: Session, id_: int, ready_at: int | None, *, is_full: bool) -> None:
-    """Send a queue to the back of the line, or out of it if it is full or `ready_at` is None."""
-    session.run("queue_turn", {"id": id_, "ready_at": ready_at, "is_full": int(is_full)})
+def rejoin(session: Session, id_: int, *, has_more: bool, is_full: bool) -> None:
+    """After a claim: send a queue to the end of the line, or out of it."""
+    query = "queue_rejoin" if has_more else "queue_leave_line"
+    session.run(query, {"id": id_, "is_full": int(is_full)})

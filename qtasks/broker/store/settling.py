@@ -30,7 +30,7 @@ INTERRUPTED = "interrupted: the broker stopped before the reply was known"
 KINDS = {Delivered: LogKind.DELIVERED, Dead: LogKind.FAILED}
 
 
-def settle(session: Session, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
+def settle(session: Session, settlements: Sequence[Settlement]) -> list[Settlement]:
     """Record verdicts; give those that took effect, without those whose lease was lost (promise P08)."""
     recorded = [each for each in settlements if _move(session, each)]
     session.insert_many("log_insert", [_log_row(each) for each in recorded])
@@ -38,7 +38,7 @@ def settle(session: Session, settlements: Sequence[Settlement], now: int) -> lis
     session.insert_many("dead_letter_insert", dead)
     results = [_result(each) for each in recorded if _has_result(each)]
     session.insert_many("result_insert", results)
-    queues.freed(session, {each.claim.queue_id for each in recorded}, now)
+    queues.freed(session, {each.claim.queue_id for each in recorded})
     return recorded
 
 
@@ -162,8 +162,7 @@ def recover(session: Session, *, node: str, lease_margin_ms: int, now: int) -> i
             )
             for each in orphans
         ],
-        now,
     )
-    queues.mark_all_ready(session, now)
+    queues.join_all(session)
     session.announce()
     return len(orphans)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from qtasks.broker.store.database import Params, Row, Work
-from qtasks.broker.store.migrate import migrate_sqlite
+from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import load_queries
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
@@ -89,10 +89,7 @@ class SqliteDatabase:
         self._failure: str | None = None
         self._changes = _Changes()
         with _translated(path, self._fail):
-            self._writer = _open(path, durability)
-            migrate_sqlite(self._writer, path)
-            if max_pages is not None:
-                self._writer.execute(f"PRAGMA max_page_count = {max_pages}")
+            self._writer = _open(path, durability, max_pages)
         self._session = SqliteSession(self._writer, self._queries)
         self._readers: deque[sqlite3.Connection] = deque()
         self._reading = threading.Semaphore(READERS)
@@ -244,18 +241,31 @@ class _Changes:
         finally:
             with self._lock:
                 self._waiter = None
-                self._told = False
+                # Only a wait that ends because it was told has used the news up; a cancelled one may
+                # meet them, and then the next must return at once.
+                if event.is_set():
+                    self._told = False
 
 
-def _open(path: str, durability: str) -> sqlite3.Connection:
+def _open(path: str, durability: str, max_pages: int | None) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=BUSY_MS / 1000
     )
+    try:
+        # No pragma may touch a file that is not ours; the migration then says why it is refused.
+        if _is_ours_or_empty(connection):
+            _set_up(connection, durability)
+        migrate_sqlite(connection, path)
+        if max_pages is not None:
+            connection.execute(f"PRAGMA max_page_count = {max_pages}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, durability: str) -> None:
     synchronous = "FULL" if durability == "full" else "NORMAL"
-    # The first statement reads the file, so a file of another kind is refused before it is changed.
-    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if path != ":memory:" and not _is_ours_or_empty(connection):
-        return connection  # the migration says why; no pragma may touch a file that is not ours
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA temp_store = MEMORY")
@@ -263,12 +273,13 @@ def _open(path: str, durability: str) -> sqlite3.Connection:
     # Rarer checkpoints write a page once that many commits have changed.
     connection.execute("PRAGMA wal_autocheckpoint = 8000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
-    return connection
 
 
 def _is_ours_or_empty(connection: sqlite3.Connection) -> bool:
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    return not tables or connection.execute("PRAGMA application_id").fetchone()[0] != 0
+    if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        return True
+    marks = ("SELECT count(*) FROM sqlite_schema", "PRAGMA application_id", "PRAGMA user_version")
+    return not any(connection.execute(each).fetchone()[0] for each in marks)
 
 
 def _open_reader(path: str) -> sqlite3.Connection:

@@ -2,8 +2,12 @@
 -- messages (CREATED), ends of attempts, starts of attempts (ACTIVE), and what is in flight.
 
 -- name: log_insert
+-- A late success replaces what was recorded when its lease was given up for lost.
 INSERT INTO log (message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body)
 VALUES (:message, :epoch, :kind, :started_at, :ended_at, :next_at, :status, :error, :headers, :body)
+ON CONFLICT (message, epoch) DO UPDATE SET kind = excluded.kind, ended_at = excluded.ended_at,
+  next_at = excluded.next_at, status = excluded.status, error = excluded.error, headers = excluded.headers,
+  body = excluded.body
 
 -- name: log_created
 SELECT seq, created_at
@@ -15,15 +19,15 @@ LIMIT :count
 -- name: log_ended
 SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
 FROM log
-WHERE (ended_at, message) <= (:time, :seq)
-ORDER BY ended_at DESC, message DESC
+WHERE (ended_at, message, epoch) <= (:time, :seq, :epoch)
+ORDER BY ended_at DESC, message DESC, epoch DESC
 LIMIT :count
 
 -- name: log_started
 SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
 FROM log
-WHERE (started_at, message) <= (:time, :seq)
-ORDER BY started_at DESC, message DESC
+WHERE (started_at, message, epoch) <= (:time, :seq, :epoch)
+ORDER BY started_at DESC, message DESC, epoch DESC
 LIMIT :count
 
 -- name: log_active

@@ -34,6 +34,11 @@ UPDATE pending
 SET state = 0, due_at = CASE WHEN :ordered = 1 THEN 0 ELSE due_at END
 WHERE seq = :seq
 
+-- name: pending_shift_retries
+UPDATE pending
+SET due_at = due_at + :by_ms
+WHERE state >= 2 AND due_at > 0 AND attempt > 0
+
 -- name: pending_next_due
 SELECT due_at
 FROM pending
@@ -99,10 +104,6 @@ FROM queues q
 CROSS JOIN pending p
 JOIN messages m ON m.seq = p.seq
 WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner <> :owner
-
--- name: pending_count
-SELECT count(*)
-FROM pending
 
 -- name: message_by_id
 SELECT m.id, m.queue, m.url, m.method, m.headers, m.body, m.created_at, m.not_before,

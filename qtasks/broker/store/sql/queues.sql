@@ -7,20 +7,26 @@ WHERE name = :name
 INSERT INTO queues (name, parallelism, ordered, paused, created_at, updated_at)
 VALUES (:name, :parallelism, :ordered, :paused, :now, :now)
 
+-- A queue that may have something to start stands in line with a turn number; NULL is out of line. Turns
+-- only grow along the line, whatever the clock does. A full or paused queue keeps its number but is
+-- passed over, and gets a new one at the end of the line when that is over.
+
 -- name: queue_update
 UPDATE queues
-SET parallelism = :parallelism, paused = :paused, is_full = 0, is_set = 1,
-    ready_at = coalesce(ready_at, :now), updated_at = :now
+SET parallelism = :parallelism, paused = :paused, is_full = 0, is_set = 1, updated_at = :now,
+    turn = (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0)
 WHERE name = :name
 
 -- name: queue_declare
 UPDATE queues
-SET parallelism = :parallelism, is_full = 0, ready_at = coalesce(ready_at, :now), updated_at = :now
+SET parallelism = :parallelism, is_full = 0, updated_at = :now,
+    turn = (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0)
 WHERE name = :name AND is_set = 0 AND ordered = :ordered AND parallelism <> :parallelism
 
 -- name: queue_pause
 UPDATE queues
-SET paused = :paused, is_full = 0, ready_at = coalesce(ready_at, :now), updated_at = :now
+SET paused = :paused, is_full = 0, updated_at = :now,
+    turn = (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0)
 WHERE name = :name
 
 -- name: queue_list
@@ -30,37 +36,40 @@ FROM queues q
 WHERE q.name <> '' AND (:name IS NULL OR q.name = :name)
 ORDER BY q.name
 
--- name: queue_ready
+-- name: queue_line
 SELECT id, parallelism, ordered
 FROM queues
-WHERE ready_at IS NOT NULL AND paused = 0 AND is_full = 0
-ORDER BY ready_at, id
+WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0
+ORDER BY turn, id
 LIMIT :count
 
--- name: queue_mark
--- The queue may have something to start: whoever enqueues, promotes or frees a slot says so here.
+-- name: queue_join_line
+-- A message of the queue is ready. If it stands in line already, or is full, nothing changes.
 UPDATE queues
-SET ready_at = :now
-WHERE id = :id AND ready_at IS NULL
+SET turn = (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0)
+WHERE id = :id AND turn IS NULL
 
 -- name: queue_freed
 -- A slot became free, or a message ready again.
 UPDATE queues
 SET is_full = 0,
-    ready_at = CASE WHEN EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0)
-                    THEN coalesce(ready_at, :now) END
+    turn = CASE WHEN EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0)
+                THEN (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0) END
 WHERE id = :id
-  AND (is_full = 1 OR ready_at IS NULL)
-  AND (ready_at IS NOT NULL OR EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0))
+  AND (is_full = 1 OR (turn IS NULL AND EXISTS (SELECT 1 FROM pending p WHERE p.queue = :id AND p.state = 0)))
 
--- name: queue_mark_all
+-- name: queue_join_all
 UPDATE queues
-SET ready_at = :now, is_full = 0
+SET turn = (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0), is_full = 0
 WHERE EXISTS (SELECT 1 FROM pending p WHERE p.queue = queues.id AND p.state = 0)
 
--- name: queue_turn
--- After a claim: to the back of the line, or out of it: NULL when nothing is ready, full when nothing
--- more may start. Enqueueing to a full queue then changes nothing here, and wakes nobody.
+-- name: queue_rejoin
+-- After a claim that may have left something: to the end of the line.
 UPDATE queues
-SET ready_at = :ready_at, is_full = :is_full
+SET is_full = :is_full, turn = (SELECT coalesce(max(turn), 0) + 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0)
+WHERE id = :id
+
+-- name: queue_leave_line
+UPDATE queues
+SET is_full = :is_full, turn = NULL
 WHERE id = :id

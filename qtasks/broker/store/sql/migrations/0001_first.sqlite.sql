@@ -28,7 +28,7 @@ CREATE TABLE queues (
   parallelism INTEGER NOT NULL,
   ordered INTEGER NOT NULL,
   paused INTEGER NOT NULL DEFAULT 0,
-  ready_at INTEGER,
+  turn INTEGER,
   is_full INTEGER NOT NULL DEFAULT 0,
   is_set INTEGER NOT NULL DEFAULT 0,
   created_at INTEGER NOT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE queues (
 );
 
 -- claim visits only queues that may have something to start, however many queues there are
-CREATE INDEX queues_ready ON queues (ready_at) WHERE ready_at IS NOT NULL AND paused = 0 AND is_full = 0;
+CREATE INDEX queues_line ON queues (turn) WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0;
 
 -- What is not finished: small rows, changed at every step, gone when the message is done.
 CREATE TABLE pending (
@@ -76,8 +76,8 @@ CREATE TABLE log (
 ) WITHOUT ROWID;
 
 -- pages of the log, newest first: by the end of an attempt, and by its start
-CREATE INDEX log_ended ON log (ended_at, message);
-CREATE INDEX log_started ON log (started_at, message);
+CREATE INDEX log_ended ON log (ended_at, message, epoch);
+CREATE INDEX log_started ON log (started_at, message, epoch);
 
 CREATE TABLE dead_letters (
   message INTEGER PRIMARY KEY,

@@ -1,0 +1,80 @@
+"""`scripts/bench`: measures both homes, interleaved with the pace of the disk, and prints medians.
+
+scripts/bench [--runs N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks.measure import RUNS, cpu_times, raw_commits_per_second, stolen_share  # noqa: E402
+
+HOMES = ("embedded", "standalone")
+UNITS = {
+    "raw": "commits/s",
+    "delay_1": "calls/s",
+    "delay_8": "calls/s",
+    "tasks": "tasks/s",
+    "plain_tasks": "tasks/s",
+    "rss_mib": "MiB",
+    "stolen": "share",
+}
+
+
+def measure_once(home: str, folder: Path) -> dict[str, float]:
+    """Measure a home in a process of its own, with the disk's pace right before and after."""
+    before = cpu_times()
+    raw = raw_commits_per_second(folder)
+    env = os.environ | {"QTASKS_BROKER": f"sqlite:///{folder / 'bench.db'}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"tests.benchmarks.{home}"]
+    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    if found.returncode:
+        raise SystemExit(f"{home}: {found.stderr}")
+    figures: dict[str, float] = json.loads(found.stdout)
+    figures["raw"] = (raw + raw_commits_per_second(folder)) / 2
+    figures["delay_1_of_raw"] = figures["delay_1"] / figures["raw"]
+    figures["delay_8_of_raw"] = figures["delay_8"] / figures["raw"]
+    figures["stolen"] = stolen_share(before, cpu_times())
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    runs: dict[str, dict[str, list[float]]] = {home: defaultdict(list) for home in HOMES}
+    for n in range(options.runs):
+        for home in HOMES:
+            with TemporaryDirectory(prefix="qtasks-bench-") as folder:
+                for name, value in measure_once(home, Path(folder)).items():
+                    runs[home][name].append(value)
+            print(f"run {n + 1} of {options.runs}: {home} done", file=sys.stderr)
+    if options.json:
+        json.dump(runs, sys.stdout, indent=1)
+        return
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores,")
+    print(f"medians of {options.runs} (least to greatest); synchronous=FULL, no-op task, 64-byte argument")
+    for home, figures in runs.items():
+        print(f"\n{home}")
+        for name, values in figures.items():
+            middle, low, high = statistics.median(values), min(values), max(values)
+            unit = UNITS.get(name, "ms" if name.endswith("_ms") else "")
+            print(f"  {name:16} {middle:10.4g}  ({low:.4g} to {high:.4g}) {unit}")
+
+
+if __name__ == "__main__":
+    main()

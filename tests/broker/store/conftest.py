@@ -1,0 +1,37 @@
+"""Every kind of database, to each of which the conformance tests are put."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qtasks.broker.store.database import Database
+from qtasks.broker.store.sqlite import SqliteDatabase
+from qtasks.clock import ManualClock
+from tests.support.store import Verbs
+
+
+def _sqlite(folder: Path) -> Database:
+    return SqliteDatabase(str(folder / "q.db"))
+
+
+DATABASES: dict[str, Callable[[Path], Database]] = {"sqlite": _sqlite}
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    database = DATABASES[request.param](tmp_path)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def store(database: Database, clock: ManualClock) -> Verbs:
+    return Verbs(database, clock)

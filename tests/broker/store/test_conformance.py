@@ -1,0 +1,234 @@
+"""What every `Database` owes: transactions, group commit, snapshots, wake-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from qtasks.broker.store import messages, queues
+from qtasks.broker.store.database import Database, Session
+from qtasks.errors import StoreError
+from tests.support.store import Verbs
+
+SOON_S = 10
+THREADS = 8
+
+
+def spawn(function: Callable[[], Any]) -> Future[Any]:
+    """Call a function on a thread of its own."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def run_together(database: Database, works: Sequence[Callable[[Session], Any]]) -> list[Future[Any]]:
+    """Run works that all wait for the same transaction to end, so that they may share a commit."""
+    is_inside, may_end = threading.Event(), threading.Event()
+
+    def hold(_: Session) -> None:
+        is_inside.set()
+        assert may_end.wait(SOON_S)
+
+    holder = spawn(lambda: database.run(hold))
+    assert is_inside.wait(SOON_S)
+    futures = [spawn(lambda work=work: database.run(work)) for work in works]
+    with pytest.raises(TimeoutError):  # none can end before the holder; meanwhile they line up
+        futures[-1].result(0.05)
+    may_end.set()
+    holder.result(SOON_S)
+    return futures
+
+
+def make_queue(name: str) -> Callable[[Session], str]:
+    """Give a work that has an effect which can be looked for."""
+
+    def work(session: Session) -> str:
+        queues.create(session, name, 1, True, paused=False, now=1)
+        return name
+
+    return work
+
+
+def names(database: Database) -> set[str]:
+    """Give the names of all queues."""
+    return {each.name for each in database.look(queues.views)}
+
+
+def test_a_work_gives_its_result(database: Database) -> None:
+    assert database.run(make_queue("mail")) == "mail"
+
+
+def test_a_failing_work_raises_its_error_in_its_caller_and_leaves_nothing(database: Database) -> None:
+    def work(session: Session) -> None:
+        make_queue("mail")(session)
+        raise LookupError("no such order")
+
+    with pytest.raises(LookupError, match="no such order"):
+        database.run(work)
+
+    assert names(database) == set()
+
+
+def test_a_failing_work_leaves_the_effects_of_those_that_share_its_commit(database: Database) -> None:
+    def fails(session: Session) -> None:
+        make_queue("lost")(session)
+        raise LookupError("no such order")
+
+    first, second, third = run_together(database, [make_queue("a"), fails, make_queue("b")])
+
+    assert (first.result(SOON_S), third.result(SOON_S)) == ("a", "b")
+    assert isinstance(second.exception(SOON_S), LookupError)
+    assert names(database) == {"a", "b"}
+
+
+def test_a_mistake_in_a_query_fails_its_caller_alone(database: Database) -> None:
+    first, second, third = run_together(
+        database, [make_queue("a"), lambda session: session.run("queue_turn", {}), make_queue("b")]
+    )
+
+    assert second.exception(SOON_S) is not None
+    assert (first.result(SOON_S), third.result(SOON_S)) == ("a", "b")
+    assert names(database) == {"a", "b"}
+
+
+def test_works_that_share_a_commit_each_get_their_own_result(database: Database) -> None:
+    futures = run_together(database, [make_queue(f"q{n}") for n in range(20)])
+
+    assert [each.result(SOON_S) for each in futures] == [f"q{n}" for n in range(20)]
+
+
+def test_works_of_many_threads_lose_nothing(store: Verbs) -> None:
+    def enqueue_some() -> list[str]:
+        return [store.enqueue(queue=f"q{n % 3}") for n in range(25)]
+
+    futures = [spawn(enqueue_some) for _ in range(THREADS)]
+    ids = [each for future in futures for each in future.result(SOON_S)]
+
+    assert len(set(ids)) == THREADS * 25
+    assert {each.message_id for each in store.log()} == set(ids)
+    assert sum(store.queue(f"q{n}").lag for n in range(3)) == THREADS * 25
+
+
+def test_what_one_thread_enqueues_in_turn_keeps_its_order(store: Verbs) -> None:
+    def enqueue_some(name: str) -> None:
+        for number in range(20):
+            store.enqueue(b"%d" % number, queue=name, parallelism=100)
+
+    for future in [spawn(lambda n=n: enqueue_some(f"q{n}")) for n in range(THREADS)]:
+        future.result(SOON_S)
+
+    claims = store.claim(1000)
+    for n in range(THREADS):
+        numbers = [int(each.body) for each in claims if each.queue == f"q{n}"]
+        assert numbers == list(range(20))
+
+
+def test_a_look_sees_one_snapshot_whatever_is_committed_meanwhile(store: Verbs) -> None:
+    store.enqueue()
+
+    def look(session: Session) -> tuple[int, int]:
+        before = queues.views(session, "mail")[0].lag
+        spawn(store.enqueue).result(SOON_S)
+        return before, queues.views(session, "mail")[0].lag
+
+    assert store.database.look(look) == (1, 1)
+    assert store.queue("mail").lag == 2
+
+
+def test_a_look_sees_what_was_committed_before_it(store: Verbs) -> None:
+    message_id = store.enqueue()
+
+    assert store.is_stored(message_id)
+
+
+def test_a_look_cannot_write(database: Database) -> None:
+    with pytest.raises(StoreError):
+        database.look(make_queue("mail"))
+
+    assert names(database) == set()
+
+
+def test_a_failing_look_does_not_spoil_the_next(store: Verbs) -> None:
+    def fails(_: Session) -> None:
+        raise LookupError("no such order")
+
+    for _ in range(5):
+        with pytest.raises(LookupError):
+            store.database.look(fails)
+
+    store.enqueue()
+    assert store.queue("mail").lag == 1
+
+
+async def test_writing_and_reading_off_the_loop_do_the_same(database: Database) -> None:
+    written = await database.write(make_queue("mail"))
+    read = await database.read(queues.views)
+
+    assert (written, [each.name for each in read]) == ("mail", ["mail"])
+
+
+async def test_writing_leaves_the_loop_free(database: Database) -> None:
+    may_end = threading.Event()
+    writing = asyncio.ensure_future(database.write(lambda _: may_end.wait(SOON_S)))
+
+    asyncio.get_running_loop().call_soon(may_end.set)
+
+    assert await writing is True
+
+
+async def test_a_commit_that_announces_wakes_who_waits_for_changes(database: Database) -> None:
+    waiting = asyncio.ensure_future(database.changed(60_000))
+    await asyncio.sleep(0)
+
+    await database.write(lambda session: session.announce())
+
+    async with asyncio.timeout(SOON_S):
+        await waiting
+
+
+async def test_a_change_that_came_before_the_wait_is_not_missed(database: Database) -> None:
+    await database.write(lambda session: session.announce())
+
+    async with asyncio.timeout(SOON_S):
+        await database.changed(60_000)
+
+
+async def test_a_change_that_meets_a_cancelled_wait_is_not_missed(database: Database) -> None:
+    waiting = asyncio.ensure_future(database.changed(60_000))
+    await asyncio.sleep(0)
+
+    waiting.cancel()
+    database.run(lambda session: session.announce())
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    async with asyncio.timeout(SOON_S):
+        await database.changed(60_000)
+
+
+async def test_enqueuing_wakes_who_waits_for_changes(store: Verbs) -> None:
+    waiting = asyncio.ensure_future(store.database.changed(60_000))
+    await asyncio.sleep(0)
+
+    await store.database.write(
+        lambda session: messages.enqueue(session, [store.message()], store.clock.now())
+    )
+
+    async with asyncio.timeout(SOON_S):
+        await waiting
+
+
+async def test_a_wait_for_changes_ends_by_itself(database: Database) -> None:
+    async with asyncio.timeout(SOON_S):
+        await database.changed(1)

@@ -1,0 +1,211 @@
+"""What SQLite does for each verb must not grow with backlog, history or the number of queues.
+
+Measured in steps of SQLite's virtual machine, which say the same on every machine.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from qtasks.broker.store import logs, messages, queues, results, settling, views
+from qtasks.broker.store.database import Session
+from qtasks.broker.store.queries import load_queries
+from qtasks.broker.store.records import Again, Delivered, Settlement, Verdict
+from qtasks.broker.store.sqlite import SqliteDatabase, SqliteSession
+from tests.support.store import BROKEN, OK, new_message
+
+NOW = 1_700_000_000_000
+QUERIES = load_queries("sqlite")
+WIDE = {"queue": "wide", "parallelism": 100_000, "ordered": False}
+
+# Run at start or when somebody asks for a list; they may read one row for each queue.
+VISITS_QUEUES = {"pending_orphans", "queue_list", "queue_join_all", "log_active"}
+FEW = 200  # more than one claim ever looks at
+MANY = 3000
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    path = str(tmp_path / "q.db")
+    SqliteDatabase(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        yield connection
+
+
+@pytest.fixture
+def session(connection: sqlite3.Connection) -> SqliteSession:
+    return SqliteSession(connection, QUERIES)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_reads_a_whole_table(connection: sqlite3.Connection, name: str) -> None:
+    text = QUERIES[name]
+    params = dict.fromkeys(re.findall(r":(\w+)", text), 1)
+
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", params)]
+
+    for step in plan:
+        if step.startswith("SCAN q") and name in VISITS_QUEUES:
+            continue
+        reads_in_order_and_stops = "USING" in step and "INDEX" in step and "LIMIT 1" in text
+        assert not step.startswith("SCAN") or reads_in_order_and_stops, plan
+        assert "TEMP B-TREE" not in step, plan
+
+
+def steps_of(connection: sqlite3.Connection, work: Callable[[], object]) -> int:
+    """Count the instructions that SQLite executes."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection.set_progress_handler(tick, 1)
+    work()
+    connection.set_progress_handler(None, 1)
+    return count
+
+
+def enqueue(session: Session, count: int, **changes: object) -> None:
+    wanted = [new_message(now=NOW, **{**WIDE, **changes}) for _ in range(count)]
+    messages.enqueue(session, wanted, NOW)
+
+
+def claim(session: Session, slots: int = 1) -> list[messages.Claim]:
+    claimed = messages.claim(
+        session, node="n", app=None, slots=slots, alone_is_free=True, lease_margin_ms=0, now=NOW
+    )
+    return list(claimed.claims)
+
+
+def settle(session: Session, claims: list[messages.Claim], verdict: Verdict) -> None:
+    reply = OK if isinstance(verdict, Delivered) else BROKEN
+    settling.settle(session, [Settlement(each, reply, verdict, NOW) for each in claims])
+
+
+def ready(session: Session, count: int) -> None:
+    enqueue(session, count)
+
+
+def delayed(session: Session, count: int) -> None:
+    enqueue(session, count, start_at=NOW + 1_000_000)
+
+
+def finished(session: Session, count: int) -> None:
+    enqueue(session, count)
+    settle(session, claim(session, count), Delivered())
+
+
+def waiting_for_a_retry(session: Session, count: int) -> None:
+    enqueue(session, count)
+    settle(session, claim(session, count), Again(NOW + 1_000_000))
+
+
+def in_other_queues(session: Session, count: int) -> None:
+    """Many queues, each with something ready, of which one claim visits a few."""
+    wanted = [new_message(now=NOW, queue=f"q{n}") for n in range(count)]
+    messages.enqueue(session, wanted, NOW)
+
+
+def in_paused_queues(session: Session, count: int) -> None:
+    in_other_queues(session, count)
+    for number in range(count):
+        queues.set_paused(session, f"q{number}", True, NOW)
+
+
+def behind_the_head_of_an_ordered_queue(session: Session, count: int) -> None:
+    wanted = [new_message(now=NOW) for _ in range(count)]
+    messages.enqueue(session, wanted, NOW)
+    claim(session, 1)
+
+
+BACKLOGS = pytest.mark.parametrize(
+    "backlog",
+    [
+        ready,
+        delayed,
+        finished,
+        waiting_for_a_retry,
+        in_other_queues,
+        in_paused_queues,
+        behind_the_head_of_an_ordered_queue,
+    ],
+    ids=lambda each: each.__name__,
+)
+
+
+def a_day_of_work(session: Session) -> None:
+    """Do all that happens to a message: enqueue, claim, retry, hand back, deliver."""
+    enqueue(session, 1, dedup_key="id:a")
+    enqueue(session, 1, dedup_key="id:a")
+    first = claim(session, 2)
+    settle(session, first[:1], Again(NOW))
+    settle(session, first[1:], Delivered())
+    second = claim(session, 1)
+    settle(session, second, Again(None, counted=False))
+    settle(session, claim(session, 1), Delivered())
+
+
+@BACKLOGS
+def test_a_message_costs_the_same_whatever_lies_beside_it(
+    connection: sqlite3.Connection, session: SqliteSession, backlog: Callable[[Session, int], None]
+) -> None:
+    enqueue(session, 4)
+    backlog(session, FEW)
+    few = steps_of(connection, lambda: a_day_of_work(session))
+
+    for _ in range(10):
+        backlog(session, MANY // 10)
+    many = steps_of(connection, lambda: a_day_of_work(session))
+
+    assert many <= 1.2 * few + 200, f"{few} steps beside {FEW} messages, {many} beside {MANY}"
+
+
+@BACKLOGS
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda session: views.find_message(session, "msg_none", 0),
+        lambda session: results.find_result(session, "tsk_none", NOW),
+        lambda session: logs.log_page(session, logs.LogFilter(message_id="msg_none"), None, 10),
+        lambda session: views.dead_letter_page(session, None, 10),
+    ],
+    ids=["message", "result", "log of a message", "dead letters"],
+)
+def test_a_question_costs_the_same_whatever_is_stored(
+    connection: sqlite3.Connection,
+    session: SqliteSession,
+    backlog: Callable[[Session, int], None],
+    look: Callable[[Session], object],
+) -> None:
+    backlog(session, FEW)
+    few = steps_of(connection, lambda: look(session))
+
+    backlog(session, MANY // 3)
+    many = steps_of(connection, lambda: look(session))
+
+    assert many <= 1.2 * few + 50
+
+
+def test_a_page_of_the_log_costs_the_same_however_long_the_log_is(
+    connection: sqlite3.Connection, session: SqliteSession
+) -> None:
+    def page() -> object:
+        return logs.log_page(session, logs.LogFilter(), None, 10)
+
+    finished(session, FEW)
+    few = steps_of(connection, page)
+
+    finished(session, MANY)
+    many = steps_of(connection, page)
+
+    # Bisection to the newest message costs a few steps for each doubling.
+    assert many <= 1.2 * few + 500
