@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from urllib.parse import urlsplit
 
@@ -163,6 +163,11 @@ class Broker:
         if not found:
             raise NotFound(f"queue {name} not found")
         return found[0]
+
+    def declare(self, declared: Mapping[str, QueueSpec]) -> None:
+        """Apply what an app declares to queues that exist, unless the API has set them since."""
+        now = self.clock.now()
+        self.database.run(lambda session: queues.declare(session, declared, now))
 
     def set_queue(self, name: str, parallelism: int, paused: bool | None) -> None:
         """Make or change a queue (contract 2.6)."""

@@ -67,7 +67,7 @@ class QTasks:
         self._ids = ids or Ids()
         self._registry = Registry()
         self._concurrency = concurrency
-        self._threads = ThreadPool(threads)
+        self._threads = ThreadPool(threads, self._clock)
         self._lock = threading.Lock()
         self._signer: EnvelopeSigner | None = None
         self._executor: Executor | None = None
@@ -166,7 +166,13 @@ class QTasks:
             config = BrokerConfig(concurrency=self._concurrency)
             runner = AppRunner(self._get_executor)
             setup = OwnerSetup(
-                self._name, runner.run, config, self._ids, settings.allow_destinations, settings.durability
+                app=self._name,
+                run=runner.run,
+                config=config,
+                ids=self._ids,
+                queues={name: queue.spec for name, queue in self._queues.items()},
+                allow_destinations=settings.allow_destinations,
+                durability=settings.durability,
             )
             return EmbeddedHome(self._path, setup, self._clock)
         if settings.home is HomeKind.HTTP:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from qtasks.home.keys import Keys, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, bind_socket
 from qtasks.ids import Ids
+from qtasks.protocol.headers import QueueSpec
 
 ABANDON_S = 2
 Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
@@ -39,6 +40,7 @@ class OwnerSetup:
     run: Run
     config: BrokerConfig
     ids: Ids
+    queues: Mapping[str, QueueSpec] = field(default_factory=dict)
     allow_destinations: tuple[str, ...] = ()
     durability: str = "full"
     rules: DestinationRules = field(init=False)
@@ -120,6 +122,7 @@ class Owner:
         keys = load_or_make_keys(keys_path(self._path), setup.ids)
         self.broker = open_broker(self._path, setup, self._clock)
         try:
+            self.broker.declare(setup.queues)
             in_process = InProcessDeliverer(setup.run, app_loop)
             self._node = Node(
                 self.broker,

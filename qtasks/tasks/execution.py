@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from qtasks.clock import Clock
 from qtasks.errors import DecodeError, EncodeError, Reject, Retry, SignatureError
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
 from qtasks.tasks.task import Task
-from qtasks.tasks.threads import ThreadPool
+from qtasks.tasks.threads import Job, ThreadPool
 
 UNCOUNTED = "Qtasks-Uncounted"
 NON_RETRYABLE = ("Upstash-NonRetryable-Error", "true")
@@ -148,20 +147,14 @@ class Executor:
 
     async def _thread(self, call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:
         """Wait for a thread no longer than allowed; it cannot be stopped, so it stays marked as running."""
-        loop = asyncio.get_running_loop()
-        stopwatch = _Stopwatch(self._clock, call)
-        work: Future[Any] = self._threads.submit(stopwatch.run)
-        work.add_done_callback(lambda _: _tell_loop(loop, over))
-        done = asyncio.wrap_future(work)
-        left_ms = timeout_ms
-        while True:
-            finished, _ = await asyncio.wait({done}, timeout=_seconds(left_ms))
-            if finished:
-                return done.result()
-            left_ms = stopwatch.left_ms(timeout_ms or 0)
-            if left_ms <= 0:
-                done.add_done_callback(_forget)
-                raise _OutOfTime(timeout_ms)
+        job = self._threads.start(call, over)
+        if timeout_ms is None:
+            return await job.future
+        timer = _Timer(job, timeout_ms, self._clock)
+        try:
+            return await job.future
+        finally:
+            timer.cancel()
 
     def _failure(self, error: BaseException, task: Task[..., Any, Any]) -> Answer:
         document = self._document(error)
@@ -185,23 +178,29 @@ class Executor:
         return text
 
 
-class _Stopwatch:
-    """Calls a function on its thread and knows since when: waiting for a free thread does not count."""
+class _Timer:
+    """Gives a job up when its time is over; waiting for a free thread does not count."""
 
-    def __init__(self, clock: Clock, call: Callable[[], Any]) -> None:
+    def __init__(self, job: Job, timeout_ms: int, clock: Clock) -> None:
+        self._job = job
+        self._timeout_ms = timeout_ms
         self._clock = clock
-        self._call = call
-        self._started_at: int | None = None
+        self._look_in(timeout_ms)
 
-    def run(self) -> Any:
-        self._started_at = self._clock.monotonic()
-        return self._call()
+    def _look_in(self, ms: int) -> None:
+        self._handle = self._job.landing.loop.call_later(ms / 1000, self._look)
 
-    def left_ms(self, timeout_ms: int) -> int:
-        started_at = self._started_at
-        if started_at is None:
-            return timeout_ms
-        return timeout_ms - (self._clock.monotonic() - started_at)
+    def _look(self) -> None:
+        started_at = self._job.started_at
+        used_ms = 0 if started_at is None else self._clock.monotonic() - started_at
+        if used_ms < self._timeout_ms:
+            self._look_in(self._timeout_ms - used_ms)
+        elif not self._job.future.done():
+            self._job.future.set_exception(_OutOfTime(self._timeout_ms))
+
+    def cancel(self) -> None:
+        """Look no more."""
+        self._handle.cancel()
 
 
 class _OutOfTime(Exception):
@@ -245,19 +244,6 @@ def _own_frames(error: BaseException) -> Any:
     ):
         trace = trace.tb_next
     return trace
-
-
-def _tell_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    try:
-        loop.call_soon_threadsafe(callback)
-    except RuntimeError:
-        pass  # the app has gone while its task was still running
-
-
-def _forget(done: asyncio.Future[Any]) -> None:
-    """Take note of the end of a thread that nobody waits for, so that asyncio does not warn."""
-    if not done.cancelled():
-        done.exception()
 
 
 def _seconds(ms: int | None) -> float | None:

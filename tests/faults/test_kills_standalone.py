@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.process
 
 SEED = 20
+WORK_S = 0.03
 PHASE = 150  # messages of each phase without a kill
 MOST_BETWEEN = 60  # deliveries between two kills
 
@@ -47,6 +48,7 @@ def test_no_kill_of_the_broker_loses_or_doubles_a_message(
 ) -> None:
     rng, kills = random.Random(SEED), repeats(100)
     ledger, broker = receiver.ledger, processes.broker()
+    receiver.work_s = WORK_S
     send = sender(lambda: broker, receiver, "work", Qtasks_Queue="parallelism=32; ordered=false")
 
     def settled() -> bool:

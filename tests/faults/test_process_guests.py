@@ -96,8 +96,8 @@ def test_a_script_without_an_owner_stores_its_tasks_for_the_app_that_comes(
 
     guest = processes.python(str(script))
     assert guest.wait() == 0, guest
-    assert is_free(processes)
     assert "Traceback" not in guest.output
+    assert is_free(processes)
     assert read_ledger(processes.ledger) == []
     app = processes.app()
 
@@ -138,10 +138,10 @@ def test_a_forked_child_of_the_owner_forwards_to_it_and_the_owner_goes_on(
     processes: Processes, way: str
 ) -> None:
     app = processes.app()
-    httpx.post(f"{app.url}/delay/count/earlier", trust_env=False).raise_for_status()
+    app.delay("count", "earlier")
 
     answer = httpx.post(f"{app.url}/{way}/forked", timeout=15, trust_env=False)
-    httpx.post(f"{app.url}/delay/count/later", trust_env=False).raise_for_status()
+    app.delay("count", "later")
 
     assert answer.text == "0", app
     starts = await_done(processes, ["earlier", "forked", "later"], app)

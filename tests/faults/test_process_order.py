@@ -88,7 +88,7 @@ def test_a_killed_broker_lets_no_two_tasks_of_a_queue_run_at_once_in_the_app(pro
     broker = processes.broker()
     app = processes.remote_app(broker)
     for key in ("m0", "m1", "m2"):
-        httpx.post(f"{app.url}/delay/held_in_order/{key}", trust_env=False).raise_for_status()
+        app.delay("held_in_order", key)
     eventually(lambda: read_ledger(processes.ledger), "the first one running", of=[broker, app])
 
     broker.kill()

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.ledger import DONE, Start, read_ledger
+from tests.support.ledger import DONE, Start, balance, read_ledger
+from tests.support.load import Load
 from tests.support.processes import AppProcess, BrokerProcess, Processes
 from tests.support.receiver import Receiver
 from tests.support.waiting import eventually
@@ -21,6 +22,7 @@ IN_FLIGHT = 16
 BOUND_S = 1.0
 POISON_STARTS = 3  # the app declares two retries
 NEIGHBOURS = 12
+BEFORE_KILL = 40  # messages accepted before the app is killed
 
 
 def last_return(starts: list[Start], killed: int) -> float:
@@ -64,7 +66,7 @@ def test_a_restarted_app_runs_within_a_second_what_was_in_flight(
 ) -> None:
     app = processes.app()
     for number in range(IN_FLIGHT):
-        httpx.post(f"{app.url}/delay/held/m{number}").raise_for_status()
+        app.delay("held", f"m{number}")
     await_starts(processes.ledger, IN_FLIGHT, app)
 
     app.kill()
@@ -83,16 +85,16 @@ def test_a_task_that_kills_its_process_is_dead_after_its_retries_and_neighbours_
     app = processes.app()
     neighbours = [f"n{number}" for number in range(NEIGHBOURS)]
     for key in neighbours[::2]:
-        httpx.post(f"{app.url}/delay/count/{key}").raise_for_status()
-    with suppress(httpx.TransportError):  # it may kill the app before the answer is out
-        httpx.post(f"{app.url}/delay/poison/p")
+        app.delay("count", key)
+    with suppress(AssertionError):  # it may kill the app before the answer is out
+        app.delay("poison", "p")
     for _ in range(POISON_STARTS - 1):
         assert app.wait() == 66
         app = processes.unready_app()
     assert app.wait() == 66
     app = processes.app()
     for key in neighbours[1::2]:
-        httpx.post(f"{app.url}/delay/count/{key}").raise_for_status()
+        app.delay("count", key)
 
     with app.broker_api() as api:
         eventually(lambda: api.lag() == 0, "an end of all work", of=[app])
@@ -110,3 +112,24 @@ def await_starts(ledger: Path, count: int, *of: AppProcess | BrokerProcess) -> l
         return starts if len(starts) >= count else None
 
     return eventually(enough, f"{count} starts", of=of)
+
+
+def test_a_killed_app_of_a_standalone_broker_is_given_its_tasks_again(processes: Processes) -> None:
+    broker = processes.broker()
+    app = processes.remote_app(broker)
+
+    def send(http: httpx.Client, key: str) -> httpx.Response:
+        return http.post(f"{app.url}/delay/count/{key}")
+
+    with Load(send, "m") as load:
+        load.await_accepted(BEFORE_KILL)
+        app.kill()
+        app = processes.remote_app(broker, httpx.URL(app.url).port)
+        load.await_accepted(2 * BEFORE_KILL)
+    with broker.api() as api:
+        eventually(lambda: api.lag() == 0, "an end of all work", of=[broker, app])
+        starts, dead, failed = read_ledger(processes.ledger), api.dead(), api.failed()
+    found = balance(load.accepted, starts, dead=dead, stuck=0, interrupted=failed, kills=1)
+
+    assert found.faults == []
+    assert dead == []

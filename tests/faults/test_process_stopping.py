@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.ledger import DONE, balance, read_ledger
 from tests.support.load import Load
-from tests.support.processes import AppProcess, BrokerProcess, Processes
+from tests.support.processes import BrokerProcess, Processes
 from tests.support.receiver import Receiver
 from tests.support.waiting import eventually
 
@@ -35,10 +35,6 @@ def enqueue(
     }
     url, body = f"{broker.url}/v2/enqueue/work/{receiver.url}", json.dumps({"id": key})
     return (http or httpx).post(url, headers=headers, content=body)
-
-
-def delay(app: AppProcess, task: str, key: str) -> None:
-    httpx.post(f"{app.url}/delay/{task}/{key}", trust_env=False).raise_for_status()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -106,7 +102,7 @@ def test_a_stopping_app_lets_a_task_in_flight_end_and_takes_what_it_still_enqueu
     processes: Processes,
 ) -> None:
     app = processes.app()
-    delay(app, "parent", "p")
+    app.delay("parent", "p")
     eventually(lambda: read_ledger(processes.ledger), "a task in flight", of=[app])
 
     app.terminate()
@@ -169,7 +165,7 @@ def test_a_task_that_outlives_the_grace_of_the_app_is_run_again_without_spending
     processes: Processes,
 ) -> None:
     app = processes.app()
-    delay(app, "held", "h")
+    app.delay("held", "h")
     eventually(lambda: read_ledger(processes.ledger), "a task in flight", of=[app])
 
     app.terminate()

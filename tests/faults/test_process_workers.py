@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
@@ -30,13 +31,6 @@ def start_workers(processes: Processes) -> AppProcess:
     app = processes.app("--workers", str(WORKERS))
     app.expect("Application startup complete", count=WORKERS)
     return app
-
-
-def delay(app: AppProcess, key: str) -> int:
-    """Enqueue over a connection of its own; give the process that took it."""
-    answer = httpx.post(f"{app.url}/delay/count/{key}", timeout=10, trust_env=False)
-    answer.raise_for_status()
-    return int(answer.text)
 
 
 def await_done(processes: Processes, keys: set[str], app: AppProcess) -> list[Start]:
@@ -59,7 +53,7 @@ def test_tasks_enqueued_by_any_worker_run_once_in_the_one_that_owns_the_file(pro
     def every_worker_served() -> bool:
         fresh = [f"m{len(keys) + number}" for number in range(16)]
         with ThreadPoolExecutor(8) as pool:
-            taken.update(pool.map(lambda key: delay(app, key), fresh))
+            taken.update(pool.map(partial(app.delay, "count"), fresh))
         keys.update(fresh)
         return len(taken) == WORKERS and min(taken.values()) >= EACH
 
@@ -79,7 +73,7 @@ def test_another_worker_takes_over_within_two_seconds_when_the_owner_is_killed(
     [owner] = app.owners
     keys = {f"before{number}" for number in range(20)}
     for key in keys:
-        delay(app, key)
+        app.delay("count", key)
     await_done(processes, keys, app)
 
     os.kill(owner, signal.SIGKILL)
@@ -100,7 +94,7 @@ def test_stopping_all_workers_leaves_nothing_behind(processes: Processes) -> Non
     app.expect("forwards its tasks", count=WORKERS - 1)
     keys = {f"m{number}" for number in range(30)}
     for key in sorted(keys):
-        delay(app, key)
+        app.delay("count", key)
 
     app.terminate()
     app.wait()
@@ -118,7 +112,7 @@ def enqueue_through_the_gap(app: AppProcess, keys: set[str]) -> None:
         key = f"gap{number}"
         for _ in range(100):
             try:
-                delay(app, key)
+                httpx.post(f"{app.url}/delay/count/{key}", timeout=10).raise_for_status()
                 break
             except httpx.TransportError:
                 pause.wait(0.01)
@@ -135,16 +129,27 @@ def test_a_reloaded_app_takes_over_and_every_task_runs_once(processes: Processes
     app.expect("runs the tasks of")
     keys = {f"before{number}" for number in range(20)}
     for key in sorted(keys):
-        delay(app, key)
+        app.delay("count", key)
 
     later = time.time() + 5
     os.utime(source, (later, later))
     app.expect("Application startup complete", count=2)
     for number in range(20):
         keys.add(f"after{number}")
-        delay(app, f"after{number}")
+        app.delay("count", f"after{number}")
 
     starts = await_done(processes, keys, app)
     assert Counter(each.key for each in starts) == dict.fromkeys(keys, 1)
     assert len(set(app.owners)) == 2
     assert {each.by for each in starts if each.key.startswith("after")} == {app.owners[-1]}
+
+
+def test_a_second_broker_on_the_same_file_is_refused_with_the_reason(processes: Processes) -> None:
+    broker = processes.broker()
+
+    arguments = ("-m", "qtasks", "broker", "--store", f"sqlite:///{processes.store}", "--port", "0")
+    second = processes.python(*arguments)
+
+    assert second.wait() == 1
+    assert "is in use by another process" in second.output
+    assert broker.is_running

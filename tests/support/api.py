@@ -39,6 +39,10 @@ class BrokerApi:
         attempts = self._pages("/v2/logs", "logs", state="ERROR")
         return Counter(_key(each) for each in attempts if each.get("error", "").startswith(INTERRUPTED))
 
+    def failed(self) -> Counter[str]:
+        """Count, by key, the attempts that ended in an error of any kind."""
+        return Counter(_key(each) for each in self._pages("/v2/logs", "logs", state="ERROR"))
+
     def states(self, message_id: str) -> list[str]:
         """Give the states that a message went through, oldest first."""
         found = [each["state"] for each in self._pages("/v2/logs", "logs", messageId=message_id)]

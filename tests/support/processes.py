@@ -155,6 +155,15 @@ class AppProcess(Process):
         """The ids of the processes that have come to own the file, in order."""
         return [int(each) for each in re.findall(r"qtasks: process (\d+) runs the tasks of", self.output)]
 
+    def delay(self, task: str, key: str) -> int:
+        """Have a task enqueued by the app, over a connection of its own; give the process that did it."""
+        try:
+            answer = httpx.post(f"{self.url}/delay/{task}/{key}", timeout=10, trust_env=False)
+        except httpx.TransportError as error:
+            raise AssertionError(f"{task} {key}: {error!r}\n{self}") from error
+        assert answer.status_code == 200, f"{task} {key}: {answer.status_code} {answer.text}\n{self}"
+        return int(answer.text)
+
     def broker_api(self) -> BrokerApi:
         """Give the API of the broker inside, by way of its Unix socket; to be closed."""
         return eventually(lambda: owner_api(self._store), "the owner's socket", of=[self])
@@ -198,9 +207,9 @@ class Processes:
         command = [sys.executable, *arguments]
         return self._keep(Process(self._name("python"), command, self.folder, settings))
 
-    def remote_app(self, broker: BrokerProcess) -> AppProcess:
-        """Start the app with a standalone broker, and wait until it is up."""
-        port, keys = free_port(), read_keys(self.store)
+    def remote_app(self, broker: BrokerProcess, port: int | None = None) -> AppProcess:
+        """Start the app with a standalone broker, at a free port or this one, and wait until it is up."""
+        port, keys = port or free_port(), read_keys(self.store)
         env = {
             "QTASKS_BROKER": broker.url,
             "QTASKS_TOKEN": broker.token,

@@ -11,16 +11,17 @@ from typing import Any, Self, cast
 from tests.support.ledger import DONE, Ledger
 
 GATE_S = 30.0  # a held delivery is let go after this long at the latest
-WORK_S = 0.03  # how long a delivery takes, so that some are in flight at any moment
 
 
 class Receiver:
     """Answers 200 to messages whose body is `{"id": key}`; while the gate is shut it holds them.
 
-    The first attempt of a key that ends in "7" is answered with 500.
+    The first attempt of a key that ends in "7" is answered with 500. `work_s` is how long a delivery
+    takes, so that some are in flight at any moment.
     """
 
     def __init__(self) -> None:
+        self.work_s = 0.001
         self.ledger = Ledger()
         self.gate = threading.Event()
         self.gate.set()
@@ -39,7 +40,7 @@ class Receiver:
         place = self.ledger.start(
             key, retried=int(headers["Upstash-Retried"]), message_id=headers["Upstash-Message-Id"]
         )
-        threading.Event().wait(WORK_S)
+        threading.Event().wait(self.work_s)
         self.gate.wait(GATE_S)
         status = DONE
         if key.endswith("7") and key not in self._failed:

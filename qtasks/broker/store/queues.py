@@ -38,21 +38,22 @@ def find_or_create(session: Session, wanted: _Declaration, now: int) -> QueueRow
     """Give the queue of that name, making it as declared if it is missing (contract 1.5)."""
     row = session.one("queue_find", {"name": wanted.queue})
     if row is None:
-        create(session, wanted.queue, wanted.parallelism, wanted.ordered, paused=False, now=now)
+        new = QueueRow(0, wanted.queue, wanted.parallelism, wanted.ordered)
+        _create(session, new, paused=False, is_set=False, now=now)
         row = session.one("queue_find", {"name": wanted.queue})
         assert row is not None
     return QueueRow(row[0], row[1], row[2], bool(row[3]))
 
 
-def create(session: Session, name: str, parallelism: int, ordered: bool, *, paused: bool, now: int) -> None:
-    """Make a queue."""
+def _create(session: Session, wanted: QueueRow, *, paused: bool, is_set: bool, now: int) -> None:
     session.run(
         "queue_insert",
         {
-            "name": name,
-            "parallelism": parallelism,
-            "ordered": int(ordered),
+            "name": wanted.name,
+            "parallelism": wanted.parallelism,
+            "ordered": int(wanted.ordered),
             "paused": int(paused),
+            "is_set": int(is_set),
             "now": now,
         },
     )
@@ -62,7 +63,8 @@ def upsert(session: Session, name: str, parallelism: int, paused: bool | None, n
     """Set a queue's parallelism, and its pause unless `paused` is None (contract 2.6)."""
     row = session.one("queue_find", {"name": name})
     if row is None:
-        create(session, name, parallelism, ordered=True, paused=bool(paused), now=now)
+        new = QueueRow(0, name, parallelism, ordered=True)
+        _create(session, new, paused=bool(paused), is_set=True, now=now)
         return
     keeps = row[4] if paused is None else int(paused)
     session.run("queue_update", {"name": name, "parallelism": parallelism, "paused": keeps, "now": now})

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def run_together(database: Database, works: Sequence[Callable[[Session], Any]]) 
 
     holder = spawn(lambda: database.run(hold))
     assert is_inside.wait(SOON_S)
-    futures = [spawn(lambda work=work: database.run(work)) for work in works]
+    futures = [spawn(partial(database.run, work)) for work in works]
     with pytest.raises(TimeoutError):  # none can end before the holder; meanwhile they line up
         futures[-1].result(0.05)
     may_end.set()
@@ -55,7 +56,7 @@ def make_queue(name: str) -> Callable[[Session], str]:
     """Give a work that has an effect which can be looked for."""
 
     def work(session: Session) -> str:
-        queues.create(session, name, 1, True, paused=False, now=1)
+        queues.upsert(session, name, 1, None, 1)
         return name
 
     return work
@@ -126,7 +127,7 @@ def test_what_one_thread_enqueues_in_turn_keeps_its_order(store: Verbs) -> None:
         for number in range(20):
             store.enqueue(b"%d" % number, queue=name, parallelism=100)
 
-    for future in [spawn(lambda n=n: enqueue_some(f"q{n}")) for n in range(THREADS)]:
+    for future in [spawn(partial(enqueue_some, f"q{n}")) for n in range(THREADS)]:
         future.result(SOON_S)
 
     claims = store.claim(1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from qtasks.broker.store import messages
 from qtasks.broker.store.records import Claim
 from tests.support.store import DAY_MS, HOOK, LEASE_MARGIN_MS, NODE, Verbs, bodies
 
-WIDE = {"queue": "wide", "parallelism": 100, "ordered": False}
+WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 100, "ordered": False}
 
 
 def claim_one_by_one(store: Verbs, count: int) -> list[Claim]:

@@ -5,12 +5,14 @@ It loses nothing, repeats nothing, and delays nothing that was already due.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.store import DAY_MS, Verbs, bodies
 
 STEPS = pytest.mark.parametrize("step_ms", [-3 * DAY_MS, 3 * DAY_MS], ids=["back", "forward"])
-WIDE = {"queue": "wide", "parallelism": 100, "ordered": False}
+WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 100, "ordered": False}
 
 
 def claim_soon(store: Verbs, turns: int = 20) -> list[bytes]:

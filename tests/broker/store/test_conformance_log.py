@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from qtasks.broker.store import logs
+from qtasks.broker.store.database import Session
 from qtasks.broker.store.logs import LogFilter, Place, log_page
 from qtasks.broker.store.records import Again, Reply
 from qtasks.protocol.shapes import LogEntry, State
 from tests.support.store import BROKEN, Verbs
 
-WIDE = {"queue": "wide", "parallelism": 100, "ordered": False}
+WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 100, "ordered": False}
+
+
+def read_page(
+    wanted: LogFilter, before: Place | None, size: int, session: Session
+) -> tuple[list[LogEntry], str | None]:
+    return log_page(session, wanted, before, size)
 
 
 def pages(store: Verbs, size: int, wanted: LogFilter | None = None) -> list[LogEntry]:
@@ -18,9 +28,7 @@ def pages(store: Verbs, size: int, wanted: LogFilter | None = None) -> list[LogE
     found: list[LogEntry] = []
     place: Place | None = None
     for _ in range(1000):
-        page, cursor = store.database.look(
-            lambda session, place=place: log_page(session, wanted or LogFilter(), place, size)
-        )
+        page, cursor = store.database.look(partial(read_page, wanted or LogFilter(), place, size))
         found += page
         if cursor is None:
             return found

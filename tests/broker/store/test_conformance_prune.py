@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.janitor import Janitor
 from qtasks.broker.store import messages
 from tests.support.store import DAY_MS, Verbs
 
 CONFIG = BrokerConfig(retention_ms=3 * DAY_MS, dead_letter_retention_ms=30 * DAY_MS)
-WIDE = {"queue": "wide", "parallelism": 10_000, "ordered": False}
+WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 10_000, "ordered": False}
 
 
 async def prune(store: Verbs) -> int:
@@ -21,7 +23,7 @@ async def prune(store: Verbs) -> int:
     return steps
 
 
-def deliver_one(store: Verbs, **changes: object) -> str:
+def deliver_one(store: Verbs, **changes: Any) -> str:
     message_id = store.enqueue(**changes)
     store.deliver(store.claim_one())
     return message_id

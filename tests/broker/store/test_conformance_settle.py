@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import orjson
 
 from qtasks.broker.store.records import Again, Claim, Dead, Delivered, Reply, Settlement
 from tests.support.store import BROKEN, OK, Verbs, bodies
 
-WIDE = {"queue": "wide", "parallelism": 100, "ordered": False}
+WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 100, "ordered": False}
 NEXT_LIFE = "node-2"
 
 

@@ -10,19 +10,20 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qtasks.broker.store import logs, messages, queues, results, settling, views
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.queries import load_queries
-from qtasks.broker.store.records import Again, Delivered, Settlement, Verdict
+from qtasks.broker.store.records import Again, Claim, Delivered, Settlement, Verdict
 from qtasks.broker.store.sqlite import SqliteDatabase, SqliteSession
 from tests.support.store import BROKEN, OK, new_message
 
 NOW = 1_700_000_000_000
 QUERIES = load_queries("sqlite")
-WIDE = {"queue": "wide", "parallelism": 100_000, "ordered": False}
+WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 100_000, "ordered": False}
 
 # Run at start or when somebody asks for a list; they may read one row for each queue.
 VISITS_QUEUES = {"pending_orphans", "queue_list", "queue_join_all", "log_active"}
@@ -54,6 +55,8 @@ def test_no_query_reads_a_whole_table(connection: sqlite3.Connection, name: str)
     for step in plan:
         if step.startswith("SCAN q") and name in VISITS_QUEUES:
             continue
+        if step == "SCAN line_end":  # a view of one row, which is found by an index
+            continue
         reads_in_order_and_stops = "USING" in step and "INDEX" in step and "LIMIT 1" in text
         assert not step.startswith("SCAN") or reads_in_order_and_stops, plan
         assert "TEMP B-TREE" not in step, plan
@@ -74,19 +77,19 @@ def steps_of(connection: sqlite3.Connection, work: Callable[[], object]) -> int:
     return count
 
 
-def enqueue(session: Session, count: int, **changes: object) -> None:
-    wanted = [new_message(now=NOW, **{**WIDE, **changes}) for _ in range(count)]
+def enqueue(session: Session, count: int, **changes: Any) -> None:
+    wanted = [new_message(now=NOW, **(WIDE | changes)) for _ in range(count)]
     messages.enqueue(session, wanted, NOW)
 
 
-def claim(session: Session, slots: int = 1) -> list[messages.Claim]:
+def claim(session: Session, slots: int = 1) -> list[Claim]:
     claimed = messages.claim(
         session, node="n", app=None, slots=slots, alone_is_free=True, lease_margin_ms=0, now=NOW
     )
     return list(claimed.claims)
 
 
-def settle(session: Session, claims: list[messages.Claim], verdict: Verdict) -> None:
+def settle(session: Session, claims: list[Claim], verdict: Verdict) -> None:
     reply = OK if isinstance(verdict, Delivered) else BROKEN
     settling.settle(session, [Settlement(each, reply, verdict, NOW) for each in claims])
 

@@ -5,7 +5,6 @@ Each refusal is one clear text, and leaves the file as it was.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -193,9 +192,9 @@ def test_a_file_that_cannot_be_written_is_refused() -> None:
             check=False,
         )
 
-    assert answer.stdout == (
-        f"{path} cannot be written; check the rights of the file and of its folder\n"
-    ), answer.stderr
+    assert answer.stdout == (f"{path} cannot be written; check the rights of the file and of its folder\n"), (
+        answer.stderr
+    )
 
 
 def fill(store: Verbs) -> list[str]:
@@ -288,8 +287,9 @@ def test_a_migration_that_is_cut_off_leaves_the_schema_before_it(tmp_path: Path,
 
 def test_a_lock_that_another_program_keeps_is_an_error_and_not_a_wait_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "q.db"
-    store = opened(path)
-    store.database._writer.execute("PRAGMA busy_timeout = 20")  # type: ignore[attr-defined]
+    database = SqliteDatabase(str(path))
+    database._writer.execute("PRAGMA busy_timeout = 20")  # the five seconds of the product are long here
+    store = Verbs(database, ManualClock())
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
 

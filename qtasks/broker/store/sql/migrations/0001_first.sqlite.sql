@@ -22,6 +22,8 @@ CREATE TABLE messages (
 -- results of a task that has not finished, and the repeat of an enqueue whose answer was lost
 CREATE INDEX messages_task ON messages (task_id) WHERE task_id IS NOT NULL;
 
+-- `turn` is the place in the line for claims, `is_full` says that no more may start for now, `is_set`
+-- that the API has decided its settings, against which a declaration in code does not count.
 CREATE TABLE queues (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -37,6 +39,12 @@ CREATE TABLE queues (
 
 -- claim visits only queues that may have something to start, however many queues there are
 CREATE INDEX queues_line ON queues (turn) WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0;
+
+-- the turn of whoever joins the line
+CREATE VIEW line_end AS
+SELECT coalesce(max(turn), 0) + 1 AS turn
+FROM queues
+WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0;
 
 -- What is not finished: small rows, changed at every step, gone when the message is done.
 CREATE TABLE pending (
