@@ -238,7 +238,7 @@ class Dispatcher:
         """Let deliveries in flight finish for up to `grace_ms`, hand back the rest; say how many."""
         self.stop_claiming()
         until = self._clock.monotonic() + grace_ms
-        while self._in_flight and (left := until - self._clock.monotonic()) > 0:
+        while self._in_flight and not self._hurried and (left := until - self._clock.monotonic()) > 0:
             self._freed.clear()
             tasks = [
                 asyncio.ensure_future(self._freed.wait()),

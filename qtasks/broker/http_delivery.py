@@ -40,17 +40,18 @@ class GuardedResolver(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        if self._rules.allows_host(host):
+        if not found:
+            raise OSError(f"{host} has no address")
+        if self._rules.allows_host(host.rstrip(".")):
             return found
+        addresses = [ipaddress.ip_address(each["host"].partition("%")[0]) for each in found]
         admitted = [
             each
-            for each in found
-            if self._rules.allows_address(ipaddress.ip_address(each["host"].partition("%")[0]))
+            for each, address in zip(found, addresses, strict=True)
+            if self._rules.allows_address(address)
         ]
         if not admitted:
-            raise _RefusedAddress(
-                self._rules.refusal(host, ipaddress.ip_address(found[0]["host"].partition("%")[0]))
-            )
+            raise _RefusedAddress(self._rules.refusal(host, addresses[0]))
         return admitted
 
     async def close(self) -> None:
@@ -110,7 +111,7 @@ class HttpDeliverer:
 
     def _check_literal(self, url: str) -> None:
         """Judge an address written in the URL itself: no resolver sees it."""
-        host = urlsplit(url).hostname or ""
+        host = (urlsplit(url).hostname or "").rstrip(".")
         address = literal_address(host)
         if address is None or self._rules.allows_host(host) or self._rules.allows_address(address):
             return

@@ -17,6 +17,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+# What older tables of the interpreter take for public: shared carrier space, protocol assignments (a
+# metadata service among them), local NAT64, and site-local addresses.
+NEVER_PUBLIC: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(each) for each in ("100.64.0.0/10", "192.0.0.0/24", "64:ff9b:1::/48", "fec0::/10")
+)
+# IPv6 networks whose last four bytes are the IPv4 address that is really reached.
+CARRIERS = tuple(ipaddress.IPv6Network(each) for each in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96"))
+
+
 @dataclass(frozen=True, slots=True)
 class DestinationRules:
     """Says which hosts and addresses may be called."""
@@ -33,10 +42,12 @@ class DestinationRules:
     def allows_address(self, address: Address) -> bool:
         """Say whether the address is public, or on the list."""
         address = _unmapped(address)
-        if any(address in network for network in self.networks):
+        if any(address in network for network in self.networks if network.version == address.version):
             return True
         if address.is_loopback:
             return self.loopback
+        if any(address in network for network in NEVER_PUBLIC if network.version == address.version):
+            return False
         return address.is_global and not address.is_multicast
 
     def refusal(self, host: str, address: Address) -> str:
@@ -67,7 +78,7 @@ def parse_rules(entries: Sequence[str], *, loopback: bool) -> DestinationRules:
 
 def check_destination(url: str, rules: DestinationRules) -> None:
     """Refuse a URL whose host is an address that may not be called; names are judged at delivery."""
-    host = urlsplit(url).hostname or ""
+    host = (urlsplit(url).hostname or "").rstrip(".")
     if rules.allows_host(host):
         return
     address = literal_address(host)
@@ -106,6 +117,10 @@ def _loose_ipv4(host: str) -> Address | None:
 
 def _unmapped(address: Address) -> Address:
     """See through IPv6 forms that carry an IPv4 address."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in (ipaddress.IPv6Address("::1"), ipaddress.IPv6Address("::")):
+        return address
+    if any(address in network for network in CARRIERS):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address

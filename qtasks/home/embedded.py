@@ -34,6 +34,7 @@ T = TypeVar("T")
 BUDGET_MS = 5000
 PAUSE_MS = 10
 TAKEOVER_MS = 500
+SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")
 TRANSIENT_MS = 2000  # a guest that holds the lock for one call is gone by then
 
 
@@ -135,8 +136,8 @@ class EmbeddedHome:
             return self._client[1]
 
     def _warn_if_nobody_runs(self) -> None:
-        """Say once that a server enqueues what nobody will run: its lifespan was forgotten."""
-        if self._has_warned or self._is_started or not _in_loop():
+        """Say once, in a server, that it enqueues what nobody will run: its lifespan was forgotten."""
+        if self._has_warned or self._is_started or not any(each in sys.modules for each in SERVERS):
             return
         self._has_warned = True
         log.warning(
@@ -211,14 +212,6 @@ class EmbeddedHome:
         self._client = None
         self._client_lock = threading.Lock()
         self._is_started = False
-
-
-def _in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _say(line: str) -> None:

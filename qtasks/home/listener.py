@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 
-import uvicorn
 from starlette.types import ASGIApp
 
 END_MS = 1000  # for answers that are being written when the listener stops
@@ -18,6 +17,8 @@ class Listener:
     """An HTTP server on a socket that is already bound. Start and stop it on one event loop."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+        import uvicorn  # late: a guest never listens, and whether it serves is seen by this module
+
         config = uvicorn.Config(
             app,
             log_config=None,

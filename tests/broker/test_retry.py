@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtasks.broker.retry import judge, ladder_ms
-from qtasks.broker.store.records import Again, Claim, Dead, Delivered, Reply
+from qtasks.broker.store.records import Again, Dead, Delivered, Reply
+from tests.support.store import new_claim
 
 NOW = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -18,31 +19,7 @@ NON_RETRYABLE = ("Upstash-NonRetryable-Error", "true")
 RUNNING = ("Qtasks-Uncounted", "running")
 DRAINING = ("Qtasks-Uncounted", "draining")
 
-CLAIM = Claim(
-    seq=1,
-    id="msg_1",
-    queue="mail",
-    app=None,
-    url="https://app.example/hook",
-    method="POST",
-    headers=(),
-    body=b"",
-    created_at=NOW - 1000,
-    attempt=1,
-    lease_epoch=1,
-    lease_until=NOW + 70_000,
-    started_at=NOW,
-    max_retries=3,
-    timeout_ms=60_000,
-    retry_delay=None,
-    task_id="tsk_1",
-    result_ttl_ms=None,
-    caller_ip=None,
-    queue_id=1,
-    ordered=True,
-    alone=False,
-    guard_until=None,
-)
+CLAIM = new_claim(now=NOW)
 
 
 def verdict(status: int, *headers: tuple[str, str], fraction: float = 0.0, **claim: Any) -> object:

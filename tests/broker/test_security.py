@@ -342,7 +342,8 @@ async def test_a_name_that_resolves_to_public_addresses_gives_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fe80::1%eth0", "0.0.0.0"]
+    "address",
+    ["127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "fe80::1%eth0", "0.0.0.0"],
 )
 async def test_a_name_that_resolves_to_a_refused_address_is_refused(address: str) -> None:
     with pytest.raises(OSError, match=r"endpoint resolves to a (loopback|private) address"):

@@ -136,7 +136,7 @@ class Rig:
 
     def call(self, task_id: str, body: bytes = b"{}", **options: Any) -> str:
         """Accept the call of a task, which is run in process and whose result is kept for a minute."""
-        known = {"task_id": task_id, "result_ttl_ms": 60_000, "spec": WIDE} | options
+        known: dict[str, Any] = {"task_id": task_id, "result_ttl_ms": 60_000, "spec": WIDE} | options
         return self.enqueue(body, queue="tasks", destination=internal_url(APP), **known)
 
     async def turn(self) -> int:

@@ -57,6 +57,36 @@ def new_message(body: bytes = b"", *, now: int, **changes: Any) -> NewMessage:
     return replace(message, **changes)
 
 
+def new_claim(url: str = HOOK, *, now: int, **changes: Any) -> Claim:
+    """Make a claim of a message that is tried for the first time, at `now`, and may be three times more."""
+    claim = Claim(
+        seq=1,
+        id="msg_1",
+        queue="mail",
+        app=None,
+        url=url,
+        method="POST",
+        headers=(),
+        body=b"",
+        created_at=now - 1000,
+        attempt=1,
+        lease_epoch=1,
+        lease_until=now + 70_000,
+        started_at=now,
+        max_retries=3,
+        timeout_ms=60_000,
+        retry_delay=None,
+        task_id="tsk_1",
+        result_ttl_ms=None,
+        caller_ip=None,
+        queue_id=1,
+        ordered=True,
+        alone=False,
+        guard_until=None,
+    )
+    return replace(claim, **changes)
+
+
 class Verbs:
     """What tests do to a store. Instants are the clock's."""
 
