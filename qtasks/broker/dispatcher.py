@@ -18,7 +18,7 @@ from qtasks.broker.store import messages, settling
 from qtasks.broker.store.database import Database
 from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Reply, Settlement
 from qtasks.clock import Clock
-from qtasks.errors import BrokerError, StoreError
+from qtasks.errors import BrokerError, BrokerFailed, StoreError
 from qtasks.ids import Ids
 
 log = logging.getLogger("qtasks.dispatcher")
@@ -197,6 +197,9 @@ class Dispatcher:
         self._freed.clear()
         try:
             claimed = await self.step()
+        except BrokerFailed as error:
+            self._give_up(error)
+            return
         except BrokerError as error:
             log.error("cannot claim", extra={"reason": str(error)})
             await self._first(self._clock.sleep(STORE_PAUSE_MS))
@@ -226,9 +229,13 @@ class Dispatcher:
             try:
                 await self.settle()
             except BrokerError as error:
-                log.critical("the store failed", extra={"reason": str(error)})
-                self._stopping.set()
+                self._give_up(error)
                 return
+
+    def _give_up(self, error: BrokerError) -> None:
+        """Stop for good: nothing that is done now could be recorded (promise P04)."""
+        log.critical("the store failed; nothing more is delivered", extra={"reason": str(error)})
+        self._stopping.set()
 
     def stop_claiming(self) -> None:
         """Start nothing more; what is in flight goes on."""

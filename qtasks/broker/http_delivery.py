@@ -25,6 +25,9 @@ from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
 
 USER_AGENT = "Upstash-QStash"
+# Shorter than the 5 s after which uvicorn closes an idle connection: a request that meets the close
+# would be a failed attempt for nothing.
+KEEPALIVE_S = 3.0
 
 
 class _RefusedAddress(OSError):
@@ -70,8 +73,10 @@ class HttpDeliverer:
         connections: int,
         clock: Clock,
         ids: Ids,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._rules = rules
+        self._resolver = resolver
         self._signing_key = signing_key
         self._max_response_bytes = max_response_bytes
         self._connections = connections
@@ -107,7 +112,7 @@ class HttpDeliverer:
         except TimeoutError:
             return Reply(0, error=f"no complete answer within {claim.timeout_ms / 1000:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Reply(0, error=str(error) or type(error).__name__)
+            return Reply(0, error=_reason(error))
 
     def _check_literal(self, url: str) -> None:
         """Judge an address written in the URL itself: no resolver sees it."""
@@ -162,15 +167,17 @@ class HttpDeliverer:
         }
         if claim.caller_ip is not None:
             own["Upstash-Caller-Ip"] = claim.caller_ip
-        return [*(each for each in claim.headers if each[0] not in own), *own.items()]
+        forwarded = [each for each in claim.headers if each[0] not in own and each[0] != "Upstash-Caller-Ip"]
+        return [*forwarded, *own.items()]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                resolver=GuardedResolver(self._rules, ThreadedResolver()),
+                resolver=GuardedResolver(self._rules, self._resolver or ThreadedResolver()),
                 limit=self._connections,
                 use_dns_cache=True,
                 ttl_dns_cache=10,
+                keepalive_timeout=KEEPALIVE_S,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -179,4 +186,14 @@ class HttpDeliverer:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )
+            # aiohttp would send a GET, PUT or DELETE again, unseen, when a used connection breaks. What
+            # is sent again is for the broker to decide, which counts it.
+            self._session._retry_connection = False
         return self._session
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong; aiohttp hides what a resolver said."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    shown = cause if isinstance(cause, _RefusedAddress) else error
+    return str(shown) or type(shown).__name__

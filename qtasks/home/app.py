@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -68,7 +67,6 @@ class QTasks:
         self._registry = Registry()
         self._concurrency = concurrency
         self._threads = ThreadPool(threads, self._clock)
-        self._lock = threading.Lock()
         self._signer: EnvelopeSigner | None = None
         self._executor: Executor | None = None
         self._path = database_path(self._settings.broker) if self._is_embedded else None
@@ -208,10 +206,9 @@ class QTasks:
         return WebhookKeys(settings.signing_keys, self._destination())
 
     def _get_signer(self) -> EnvelopeSigner:
-        with self._lock:
-            if self._signer is None:
-                self._signer = EnvelopeSigner(self._secrets())
-            return self._signer
+        if self._signer is None:  # two threads may both make one: they come out the same
+            self._signer = EnvelopeSigner(self._secrets())
+        return self._signer
 
     def _secrets(self) -> tuple[str, ...]:
         if self._settings.secrets or self._path is None:

@@ -20,7 +20,7 @@ from qtasks.broker.service import Broker
 from qtasks.client import calls
 from qtasks.client.clients import Client
 from qtasks.clock import Clock
-from qtasks.errors import BrokerUnreachable
+from qtasks.errors import BrokerFailed, BrokerUnreachable
 from qtasks.home.keys import keys_path, load_or_make_keys
 from qtasks.home.owner import Owner, OwnerSetup, open_broker
 from qtasks.home.ownership import Ownership, owner_socket
@@ -78,15 +78,18 @@ class EmbeddedHome:
         """Say what is known of a task, waiting up to `wait_ms` for its end."""
         ends_at = self._clock.monotonic() + wait_ms
         while True:
-            left_ms = max(0, ends_at - self._clock.monotonic())
-            found = self._ask(
-                lambda broker: broker.result(task_id, left_ms if self.is_owner else 0),  # noqa: B023
-                lambda client: client.send(calls.result(task_id, min(left_ms, 5000))),  # noqa: B023
-            )
+            found = self._result_within(task_id, max(0, ends_at - self._clock.monotonic()))
             if found.is_final or found.state == "UNKNOWN" or self._clock.monotonic() >= ends_at:
                 return found
             # Without an owner nothing runs: look again, seldom, whether one has come.
             threading.Event().wait(0.2)
+
+    def _result_within(self, task_id: str, wait_ms: int) -> ResultView:
+        """Ask once; only a broker that delivers is worth waiting for."""
+        return self._ask(
+            lambda broker: broker.result(task_id, wait_ms if self.is_owner else 0),
+            lambda client: client.send(calls.result(task_id, min(wait_ms, BUDGET_MS))),
+        )
 
     async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Do what `result` does, on an event loop."""
@@ -99,7 +102,12 @@ class EmbeddedHome:
         """Do it as the owner, through the owner, or as the owner for a moment."""
         owner = self._owner
         if owner is not None:
-            return here(owner.broker)
+            try:
+                return here(owner.broker)
+            except BrokerFailed:
+                if owner is self._owner:
+                    raise
+                # It was given up meanwhile: this process is a guest now.
         ends_at = self._clock.monotonic() + BUDGET_MS
         while True:
             socket = owner_socket(self._path)
@@ -191,8 +199,9 @@ class EmbeddedHome:
             self._taking_over = None
         owner = self._owner
         if owner is not None:
-            await owner.stop()
-            self._owner = None
+            await owner.drain()
+            self._owner = None  # calls go the way of a guest from here on
+            await owner.close()
         self._is_started = False
         with self._client_lock:
             client, self._client = self._client, None

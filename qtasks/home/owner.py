@@ -69,7 +69,7 @@ def open_broker(path: Path, setup: OwnerSetup, clock: Clock) -> Broker:
 
 
 class Owner:
-    """The running broker of this process; `start` and `stop` are called on the app's loop."""
+    """The running broker of this process: `start`, then `drain` and `close`, on the app's loop."""
 
     broker: Broker
 
@@ -91,10 +91,14 @@ class Owner:
             self._ownership.release()
             raise
 
-    async def stop(self, grace_ms: int | None = None) -> None:
-        """Drain, close, and give the file up."""
+    async def drain(self) -> None:
+        """Start nothing more, let deliveries end within the grace, hand back the rest."""
+        await self._on_thread(self._drain(None))
+
+    async def close(self) -> None:
+        """Close, and give the file up."""
         try:
-            await self._on_thread(self._stop(grace_ms))
+            await self._on_thread(self._close())
         finally:
             self._end_thread()
             self._ownership.release()
@@ -102,7 +106,8 @@ class Owner:
     def abandon(self) -> None:
         """Hand back what is in flight and close, from a thread without a loop."""
         try:
-            asyncio.run_coroutine_threadsafe(self._stop(0), self._loop).result(ABANDON_S)
+            for work in (self._drain(0), self._close()):
+                asyncio.run_coroutine_threadsafe(work, self._loop).result(ABANDON_S)
         except TimeoutError:
             return  # the process ends anyway; the next owner recovers
         self._end_thread()
@@ -162,14 +167,16 @@ class Owner:
             ids=self._setup.ids,
         )
 
-    async def _stop(self, grace_ms: int | None) -> None:
+    async def _drain(self, grace_ms: int | None) -> None:
         self.broker.is_draining = True
         await self._node.stop(grace_ms)
+
+    async def _close(self) -> None:
         await self._listener.stop()
-        await asyncio.to_thread(self._close)
+        await asyncio.to_thread(self._close_store)
         await self._loop.shutdown_default_executor()
 
-    def _close(self) -> None:
+    def _close_store(self) -> None:
         Path(self._socket_path).unlink(missing_ok=True)
         self.broker.database.close()
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.process
 
 IN_FLIGHT = 16
 BOUND_S = 1.0
+LONG_TASKS = 3
 POISON_STARTS = 3  # the app declares two retries
 NEIGHBOURS = 12
 BEFORE_KILL = 40  # messages accepted before the app is killed
@@ -77,6 +78,20 @@ def test_a_restarted_app_runs_within_a_second_what_was_in_flight(
     took_s = last_return(read_ledger(processes.ledger), IN_FLIGHT) - app.up_at
     tell(f"{IN_FLIGHT} in flight were back in play {took_s:.3f} s after the app was up")
     assert took_s <= BOUND_S
+
+
+def test_long_tasks_that_were_in_flight_do_not_wait_for_each_other_s_end(processes: Processes) -> None:
+    app = processes.app()
+    for number in range(LONG_TASKS):
+        app.delay("held", f"m{number}")
+    await_starts(processes.ledger, LONG_TASKS, app)
+
+    app.kill()
+    app = processes.app()
+
+    # None of them can end, as the gate stays shut.
+    await_starts(processes.ledger, 2 * LONG_TASKS, app)
+    assert last_return(read_ledger(processes.ledger), LONG_TASKS) - app.up_at <= LONG_TASKS * BOUND_S
 
 
 def test_a_task_that_kills_its_process_is_dead_after_its_retries_and_neighbours_live(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,32 @@ SILENCE = _Silence()
 Step = Reply | Held | Exception | _Silence
 
 
+class WatchedClock(ManualClock):
+    """A hand-moved clock that tells when somebody has begun to sleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep = asyncio.Event()
+
+    async def sleep(self, ms: int) -> None:
+        self._asleep.set()
+        await super().sleep(ms)
+
+    async def somebody_sleeps(self) -> None:
+        """Wait until somebody sleeps who did not when this was last asked."""
+        async with asyncio.timeout(SOON_S):
+            await self._asleep.wait()
+        self._asleep.clear()
+
+
 class ScriptedDeliverer:
     """Answers each attempt with the next step of its script, and with 200 once that is used up."""
 
     def __init__(self) -> None:
         self.attempts: list[Claim] = []
         self.is_closed = False
+        self.witness: Callable[[Claim], None] = lambda claim: None
+        """Called at the moment an attempt arrives."""
         self._script: deque[Step] = deque()
         self._arrived = asyncio.Event()
 
@@ -78,6 +98,7 @@ class ScriptedDeliverer:
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         for claim in claims:
             self.attempts.append(claim)
+            self.witness(claim)
             self._arrived.set()
             step = self._script.popleft() if self._script else Reply(200)
             if isinstance(step, Exception):
@@ -99,7 +120,7 @@ class Rig:
     """
 
     def __init__(self, folder: Path, *, max_pages: int | None = None, **config: Any) -> None:
-        self.clock = ManualClock()
+        self.clock = WatchedClock()
         self.ids = Ids.seeded(1)
         self.config = replace(BrokerConfig(), **config)
         # The machine is not switched off during a test, so nothing need be synced.

@@ -61,6 +61,7 @@ class WireServer:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
+        self._arrived = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -78,6 +79,13 @@ class WireServer:
     def last(self) -> Seen:
         """The newest request."""
         return self.requests[-1]
+
+    async def reached(self, count: int) -> None:
+        """Wait until `count` requests have arrived."""
+        async with asyncio.timeout(10):
+            while len(self.requests) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
@@ -110,6 +118,7 @@ class WireServer:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Take one request and answer it; say whether the connection goes on."""
         self.requests.append(await _read(reader))
+        self._arrived.set()
         answer = self.answers.popleft() if self.answers else OK
         if isinstance(answer, bytes):
             writer.write(answer)

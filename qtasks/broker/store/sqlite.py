@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from qtasks.broker.store.database import Params, Row, Work
@@ -137,8 +137,9 @@ class SqliteDatabase:
 
     def close(self) -> None:
         self._executor.shutdown()
-        with self._mutex:
-            self._failure = self._failure or "it is closed"
+        with suppress(BrokerFailed):
+            # As a work like any other, so that it comes after all that were begun before.
+            self.run(lambda session: self._fail("it is closed"))
         for reader in self._readers:  # before the writer: the last to close checkpoints
             reader.close()
         self._writer.close()
