@@ -12,6 +12,7 @@ class BrokerConfig:
     """Limits and habits of one broker. Spans are in milliseconds, sizes in bytes."""
 
     max_message_bytes: int = 10 * 1024 * 1024
+    max_batch_bytes: int = 16 * 1024 * 1024
     max_response_bytes: int = 10 * 1024 * 1024
     default_retries: int = 3
     max_retries: int = 1000

@@ -102,8 +102,8 @@ class Dispatcher:
     def _alone_for_ms(self) -> int | None:
         """Say for how long the message that runs alone still does; None if no message does.
 
-        What was in flight at a crash may have caused it. So it runs alone at first, but not for as
-        long as it takes: hours may be nothing unusual.
+        What was in flight at crash after crash may have caused them. So it runs alone at first, but
+        not for as long as it takes: hours may be nothing unusual.
         """
         now = self._clock.monotonic()
         left = [
@@ -113,7 +113,7 @@ class Dispatcher:
 
     def _start(self, claims: Sequence[Claim]) -> None:
         self._in_flight.update((each.seq, each) for each in claims)
-        self._alone_since.update((each.seq, self._clock.monotonic()) for each in claims if each.alone)
+        self._alone_since.update((each.seq, self._clock.monotonic()) for each in claims if each.is_suspect)
         in_process = [each for each in claims if each.app is not None]
         groups = [in_process, *([each] for each in claims if each.app is None)]
         for group in groups:

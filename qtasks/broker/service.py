@@ -18,7 +18,7 @@ from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import NewMessage
 from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
-from qtasks.errors import BadRequest, BrokerUnavailable, NotFound, QuotaExceeded
+from qtasks.errors import BadRequest, BrokerUnavailable, NotFound, QuotaExceeded, RequestError
 from qtasks.ids import Ids
 from qtasks.protocol.destinations import check_queue_name, check_url
 from qtasks.protocol.headers import Options, QueueSpec
@@ -70,7 +70,7 @@ class Broker:
 
     def _acceptance(self, outgoing: Sequence[Outgoing]) -> Callable[[Session], list[Enqueued]]:
         now = self.clock.now()
-        prepared = [self._prepare(each, now) for each in outgoing]
+        prepared = [self._prepared(index, each, now, of=len(outgoing)) for index, each in enumerate(outgoing)]
         return lambda session: messages.enqueue(session, prepared, now)
 
     def check_open(self) -> None:
@@ -78,11 +78,19 @@ class Broker:
         if self.is_draining:
             raise BrokerUnavailable("the broker is shutting down; repeat in a moment", retry_after=1)
 
+    def _prepared(self, index: int, outgoing: Outgoing, now: int, *, of: int) -> NewMessage:
+        try:
+            return self._prepare(outgoing, now)
+        except RequestError as error:
+            if of == 1:
+                raise
+            raise type(error)(f"message {index}: {error}") from error
+
     def _prepare(self, outgoing: Outgoing, now: int) -> NewMessage:
         """Apply the rules in the order of contract 3.11."""
         app = self._check_destination(outgoing.destination)
         options = outgoing.options
-        start_at = _start_at(outgoing)
+        start_at = _start_at(outgoing, now)
         self._check_quotas(outgoing, start_at, now)
         retries = self.config.default_retries if options.retries is None else options.retries
         queue = options.queue or QueueSpec()
@@ -247,8 +255,8 @@ def internal_url(app: str) -> str:
     return f"http://{app}{INTERNAL_SUFFIX}/"
 
 
-def _start_at(outgoing: Outgoing) -> int | None:
-    """Say when the first delivery may start; QStash's own delays do not go with queues."""
+def _start_at(outgoing: Outgoing, now: int) -> int | None:
+    """Say when the first delivery may start; an absolute instant goes before a delay (contract 3.2)."""
     options = outgoing.options
     if outgoing.queue is not None:
         for header, value in (
@@ -260,7 +268,9 @@ def _start_at(outgoing: Outgoing) -> int | None:
                     f"{header}: a message in a queue cannot be delayed; publish it without a queue, "
                     "or use Qtasks-Not-Before with an unordered queue"
                 )
-    return options.start_at
+    if options.start_at is not None or options.not_before is not None:
+        return options.start_at if options.not_before is None else options.not_before
+    return now + options.delay_ms if options.delay_ms else None
 
 
 def _headers(options: Options) -> tuple[tuple[str, str], ...]:

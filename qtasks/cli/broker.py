@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
 
+from qtasks.cli.logs import log_to_stderr
 from qtasks.errors import ConfigurationError, QTasksError
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ def broker(
     from qtasks.home.server import Server, ServerSetup
     from qtasks.settings import Settings
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(log_level)
     try:
         settings = Settings.from_env()
         setup = ServerSetup(

@@ -51,6 +51,32 @@ def enqueue(message: Outgoing) -> Call[Enqueued]:
     )
 
 
+def publish(message: Outgoing) -> Call[Enqueued]:
+    """Publish one message without a queue (contract 2.1)."""
+    return Call(
+        "POST",
+        f"/v2/publish/{message.destination}",
+        lambda body: Enqueued.from_json(_object(body)),
+        render_options(message.options),
+        message.body,
+    )
+
+
+def batch(messages: Sequence[Outgoing]) -> Call[list[Enqueued]]:
+    """Enqueue or publish many messages, whose bodies must be UTF-8 text (contract 2.3)."""
+    items = [
+        {
+            "destination": each.destination,
+            "queue": each.queue,
+            "headers": dict(render_options(each.options)),
+            "body": each.body.decode(),
+        }
+        for each in messages
+    ]
+    headers = (("Content-Type", "application/json"),)
+    return Call("POST", "/v2/batch", _list(Enqueued.from_json), headers, orjson.dumps(items))
+
+
 def message(message_id: str) -> Call[MessageView]:
     """Ask for a message (contract 2.4)."""
     return Call("GET", f"/v2/messages/{_segment(message_id)}", _one(MessageView.from_json))

@@ -19,7 +19,7 @@ from qtasks.home.embedded import EmbeddedHome
 from qtasks.home.in_process import AppRunner
 from qtasks.home.keys import keys_path, load_or_make_keys
 from qtasks.home.owner import OwnerSetup
-from qtasks.home.remote import RemoteHome
+from qtasks.home.remote import RemoteHome, check_remote
 from qtasks.ids import Ids
 from qtasks.settings import HomeKind, Settings, database_path
 from qtasks.tasks.calling import Caller, Queue
@@ -211,6 +211,8 @@ class QTasks:
         return self._signer
 
     def _secrets(self) -> tuple[str, ...]:
+        if self._path is None:
+            check_remote(self._settings)
         if self._settings.secrets or self._path is None:
             return self._settings.secrets
         return (load_or_make_keys(keys_path(self._path), self._ids).secret,)

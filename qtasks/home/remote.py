@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError
@@ -10,6 +11,8 @@ from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
 from qtasks.tasks.senders import HttpSender
+
+HOSTED = "upstash.io"
 
 
 class RemoteHome:
@@ -62,6 +65,12 @@ def check_remote(settings: Settings) -> None:
         "QTASKS_SECRET": settings.secrets,
         "QTASKS_PUBLIC_URL": settings.public_url,
     }
+    host = urlsplit(settings.broker).hostname or ""
+    if host == HOSTED or host.endswith(f".{HOSTED}"):
+        raise ConfigurationError(
+            f"{settings.broker} is hosted QStash, which this version does not support yet as a home for "
+            "tasks; run `qtasks broker` and name its address instead"
+        )
     missing = [name for name, value in needed.items() if not value]
     if missing:
         raise ConfigurationError(

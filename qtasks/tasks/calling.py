@@ -17,6 +17,7 @@ from qtasks.errors import (
 )
 from qtasks.ids import Ids
 from qtasks.protocol.durations import span_ms
+from qtasks.protocol.header_values import read_task_id
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
@@ -91,6 +92,8 @@ class Caller:
     ) -> AsyncResult[T]:
         """Enqueue one call; see `Task.delay` for what it raises."""
         start_at = _start_at(countdown, eta, self._clock.now())
+        if task_id is not None:
+            _check_task_id(task_id)
         message = self._message(task, options, args, kwargs, start_at, task_id)
         return self._deliver(task, message)
 
@@ -167,6 +170,13 @@ class Caller:
             ),
             queue=options.queue,
         )
+
+
+def _check_task_id(task_id: str) -> None:
+    try:
+        read_task_id(task_id)
+    except InvalidValue as error:
+        raise ArgumentsError(f"task_id: {error}") from error
 
 
 def _start_at(countdown: Span | None, eta: datetime | None, now: int) -> int | None:

@@ -125,7 +125,7 @@ class Executor:
                 result = await self._await(call, envelope.timeout_ms, over)
             else:
                 result = await self._thread(call, envelope.timeout_ms, over)
-            return Answer(200, orjson.dumps(task.signature.encode_result(result)))
+            return _returned(task, result)
         except asyncio.CancelledError:
             raise
         except KeyboardInterrupt:
@@ -163,8 +163,6 @@ class Executor:
             return Answer(503, document, headers)
         if isinstance(error, Reject):
             return Answer(489, document, (NON_RETRYABLE,))
-        if isinstance(error, EncodeError) and error.path.startswith("return"):
-            return Answer(489, document, (NON_RETRYABLE,))  # it ran; running it again would not help
         return Answer(504 if isinstance(error, _OutOfTime) else 500, document)
 
     def _document(self, error: BaseException) -> bytes:
@@ -208,6 +206,16 @@ class _OutOfTime(Exception):
 
     def __init__(self, timeout_ms: int | None) -> None:
         super().__init__(f"the task did not finish within {_seconds(timeout_ms):g} s")
+
+
+def _returned(task: Task[..., Any, Any], result: object) -> Answer:
+    """Answer with what a task returned; one that cannot travel would be no better the next time."""
+    try:
+        return Answer(200, orjson.dumps(task.signature.encode_result(result)))
+    except EncodeError as error:
+        return _problem(
+            489, "EncodeError", f"{task.name} ran, but its result cannot be sent: {error}", NON_RETRYABLE
+        )
 
 
 def uncounted(status: int, why: str, message: str, after_s: int) -> Answer:

@@ -9,16 +9,18 @@ import asyncio
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from qtasks.client.calls import Call, enqueue, result
+from qtasks.client.calls import Call, batch, enqueue, result
 from qtasks.client.clients import AsyncClient
 from qtasks.clock import Clock
-from qtasks.errors import BrokerUnavailable, BrokerUnreachable
+from qtasks.errors import BrokerUnavailable, BrokerUnreachable, RequestError
 from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 BUDGET_MS = 5000
 CONNECTIONS = 4
+BATCH_MESSAGES = 100
+BATCH_BYTES = 1024 * 1024
 LONG_POLL_MARGIN_MS = 5000
 
 
@@ -83,8 +87,43 @@ class HttpSender:
             thread.stop()
 
     async def _enqueue(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        sends = [self._within_budget(enqueue(each)) for each in messages]
-        return list(await asyncio.gather(*sends))
+        waiting = self._loop_thread().waiting
+        tickets = [_Ticket(each, asyncio.get_running_loop().create_future()) for each in messages]
+        waiting.tickets.extend(tickets)
+        while waiting.tickets and waiting.flights < CONNECTIONS:
+            waiting.flights += 1
+            flight = asyncio.create_task(self._fly(waiting))
+            waiting.tasks.add(flight)
+            flight.add_done_callback(waiting.tasks.discard)
+        return [await each.answer for each in tickets]
+
+    async def _fly(self, waiting: _Waiting) -> None:
+        """Carry what waits, as long as something does: calls that pile up share a request."""
+        try:
+            while waiting.tickets:
+                await self._carry(waiting.take())
+        finally:
+            waiting.flights -= 1
+
+    async def _carry(self, tickets: Sequence[_Ticket]) -> None:
+        messages = [each.message for each in tickets]
+        try:
+            if len(messages) == 1:
+                answers = [await self._within_budget(enqueue(messages[0]))]
+            else:
+                answers = await self._within_budget(batch(messages))
+        except RequestError as error:
+            if len(tickets) == 1:
+                tickets[0].fail(error)
+                return
+            for each in tickets:  # one of them is refused, and the others with it: find out which
+                await self._carry([each])
+        except Exception as error:  # a wall: every caller must hear what became of its call
+            for each in tickets:
+                each.fail(error)
+        else:
+            for each, answer in zip(tickets, answers, strict=True):
+                each.settle(answer)
 
     async def _ask(self, task_id: str, wait_ms: int) -> ResultView:
         # Waiters have a client of their own: they must not take the connections of enqueues.
@@ -130,10 +169,47 @@ class HttpSender:
         self._thread = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """A message that waits to be sent, and who waits for its answer."""
+
+    message: Outgoing
+    answer: asyncio.Future[Enqueued]
+
+    def settle(self, answer: Enqueued) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Waiting:
+    """What waits to be sent, and how many requests are under way."""
+
+    def __init__(self) -> None:
+        self.tickets: deque[_Ticket] = deque()
+        self.flights = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def take(self) -> list[_Ticket]:
+        """Take as much as goes into one request."""
+        taken = [self.tickets.popleft()]
+        size = len(taken[0].message.body)
+        while self.tickets and len(taken) < BATCH_MESSAGES:
+            size += len(self.tickets[0].message.body)
+            if size > BATCH_BYTES:
+                break
+            taken.append(self.tickets.popleft())
+        return taken
+
+
 class _LoopThread:
     """A daemon thread that runs an event loop, and the HTTP clients that live on it."""
 
     def __init__(self, url: str, token: str) -> None:
+        self.waiting = _Waiting()
         self._loop = asyncio.new_event_loop()
         timeout = httpx.Timeout(None, connect=2.0)
         self.client = AsyncClient(

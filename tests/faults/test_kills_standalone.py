@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.process
 SEED = 20
 WORK_S = 0.03
 PHASE = 150  # messages of each phase without a kill
+DRAIN_S = 120.0
 MOST_BETWEEN = 60  # deliveries between two kills
 
 
@@ -69,13 +71,15 @@ def test_no_kill_of_the_broker_loses_or_doubles_a_message(
             broker = processes.broker()
     with Load(send, "after") as after:
         after.await_accepted(PHASE)
-    eventually(settled, "an end of all work", of=[broker, ledger, during, after])
+    ended_at = time.monotonic()
+    eventually(settled, "an end of all work", within=DRAIN_S, of=[broker, ledger, during, after])
+    drained_s = time.monotonic() - ended_at
 
     accepted = before.accepted | during.accepted | after.accepted
     with broker.api() as api:
         dead, stuck, interrupted = api.dead(), api.lag(), api.interrupted()
     found = balance(accepted, ledger.starts, dead=dead, stuck=stuck, interrupted=interrupted, kills=kills)
-    tell(found)
+    tell(f"{found}; all work was done {drained_s:.1f} s after the last was accepted")
     assert found.faults == []
     # However often an enqueue was repeated, it made one message: the one of the answer.
     assert all(each.message_id == json.loads(accepted[each.key])["messageId"] for each in ledger.starts)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 
 IN_FLIGHT = 16
 BOUND_S = 1.0
-LONG_TASKS = 3
+LONG_TASKS = 8
 POISON_STARTS = 3  # the app declares two retries
 NEIGHBOURS = 12
 BEFORE_KILL = 40  # messages accepted before the app is killed
@@ -35,10 +35,12 @@ def last_return(starts: list[Start], killed: int) -> float:
     return max(again.values())
 
 
+@pytest.mark.parametrize("work_s", [0.001, 0.2], ids=["quick", "slow"])
 def test_a_restarted_broker_delivers_within_a_second_what_was_in_flight(
-    processes: Processes, receiver: Receiver, tell: Callable[[object], None]
+    processes: Processes, receiver: Receiver, tell: Callable[[object], None], work_s: float
 ) -> None:
     broker = processes.broker()
+    receiver.work_s = work_s
     receiver.gate.clear()
     with httpx.Client(headers={"Authorization": f"Bearer {broker.token}"}, trust_env=False) as http:
         for number in range(IN_FLIGHT):
@@ -80,7 +82,9 @@ def test_a_restarted_app_runs_within_a_second_what_was_in_flight(
     assert took_s <= BOUND_S
 
 
-def test_long_tasks_that_were_in_flight_do_not_wait_for_each_other_s_end(processes: Processes) -> None:
+def test_long_tasks_that_were_in_flight_do_not_wait_for_each_other_s_end(
+    processes: Processes, tell: Callable[[object], None]
+) -> None:
     app = processes.app()
     for number in range(LONG_TASKS):
         app.delay("held", f"m{number}")
@@ -91,7 +95,9 @@ def test_long_tasks_that_were_in_flight_do_not_wait_for_each_other_s_end(process
 
     # None of them can end, as the gate stays shut.
     await_starts(processes.ledger, 2 * LONG_TASKS, app)
-    assert last_return(read_ledger(processes.ledger), LONG_TASKS) - app.up_at <= LONG_TASKS * BOUND_S
+    took_s = last_return(read_ledger(processes.ledger), LONG_TASKS) - app.up_at
+    tell(f"{LONG_TASKS} long tasks were back in play {took_s:.3f} s after the app was up")
+    assert took_s <= BOUND_S
 
 
 def test_a_task_that_kills_its_process_is_dead_after_its_retries_and_neighbours_live(

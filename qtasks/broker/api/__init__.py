@@ -6,11 +6,17 @@ unencoded. Literal segments match in any case and a trailing slash is allowed (c
 
 from __future__ import annotations
 
-from qtasks.broker.api import dead_letters, enqueue, health, logs, messages, queues, results
+from qtasks.broker.api import batch, dead_letters, enqueue, health, logs, messages, queues, results
 from qtasks.broker.api.routing import Api, Route
 
 ROUTES = (
+    # A sender of webhooks cannot choose its method, so publish takes them all (contract 2.1).
+    *(
+        Route(method, "/v2/publish/{destination...}", enqueue.publish)
+        for method in ("POST", "GET", "PUT", "PATCH", "DELETE")
+    ),
     Route("POST", "/v2/enqueue/{queue}/{destination...}", enqueue.enqueue),
+    Route("POST", "/v2/batch", batch.batch),
     Route("GET", "/v2/messages/{id}", messages.show),
     Route("GET", "/v2/queues", queues.index),
     Route("POST", "/v2/queues", queues.upsert),

@@ -13,7 +13,7 @@ import orjson
 
 from qtasks.broker.store import queues
 from qtasks.broker.store.database import Row, Session
-from qtasks.broker.store.records import Claim, Claimed, Headers, NewMessage, Stage
+from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed, Headers, NewMessage, Stage
 from qtasks.errors import BadRequest
 from qtasks.protocol.shapes import Enqueued
 
@@ -145,8 +145,8 @@ def claim(
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
-    Takes what pause, parallelism and order allow, for HTTP or for `app`. At most one message that
-    was in flight at a crash is claimed at a time, and only if `alone_is_free`.
+    Takes what pause, parallelism and order allow, for HTTP or for `app`. Of the messages under
+    suspicion at most one is claimed at a time, and only if `alone_is_free`.
     """
     promote(session, now)
     claims: list[Claim] = []
@@ -156,7 +156,7 @@ def claim(
             break
         rows, has_more, is_full = _ready_rows(session, queue, app, room, alone_is_free)
         taken = [_claim(row, queue, now, lease_margin_ms) for row in rows]
-        alone_is_free = alone_is_free and not any(each.alone for each in taken)
+        alone_is_free = alone_is_free and not any(each.is_suspect for each in taken)
         session.update_many("pending_lease", [_lease(each, node) for each in taken])
         queues.rejoin(session, queue.id, has_more=has_more, is_full=is_full)
         claims.extend(taken)
@@ -196,23 +196,23 @@ def _ready_rows(
     count = min(room, free)
     if count <= 0:
         return [], True, True
-    query = "claim_ready" if alone_is_free or queue.ordered else "claim_ready_skipping_alone"
+    query = "claim_ready" if alone_is_free or queue.ordered else "claim_ready_skipping_suspects"
     rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
     picked: list[Row] = []
     for row in rows:
-        is_alone = bool(row[3])
-        if is_alone and not alone_is_free:
+        is_suspect = row[3] >= SUSPECT_AFTER
+        if is_suspect and not alone_is_free:
             if queue.ordered:
                 break  # nothing may overtake it
             continue
-        alone_is_free = alone_is_free and not is_alone
+        alone_is_free = alone_is_free and not is_suspect
         picked.append(row)
-    has_more = len(rows) == count or query == "claim_ready_skipping_alone" or len(picked) < len(rows)
+    has_more = len(rows) == count or query == "claim_ready_skipping_suspects" or len(picked) < len(rows)
     return picked, has_more, len(picked) == free
 
 
 def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
-    (seq, attempt, epoch, alone, guard_until, app, id_, task_id, queue_name, url, method, headers, body,
+    (seq, attempt, epoch, interrupted, guard_until, app, id_, task_id, queue_name, url, method, headers, body,
      created_at, max_retries, retry_delay, timeout_ms, caller_ip, result_ttl_ms) = row  # fmt: skip
     return Claim(
         seq=seq,
@@ -236,7 +236,7 @@ def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> 
         caller_ip=caller_ip,
         queue_id=queue.id,
         ordered=queue.ordered,
-        alone=bool(alone),
+        interrupted=interrupted,
         guard_until=guard_until,
     )
 

@@ -9,6 +9,11 @@ from enum import IntEnum
 Headers = tuple[tuple[str, str], ...]
 
 
+# In flight at one crash is bad luck. From the second in a row on, a message runs alone, so that one
+# which kills its process does not spend the attempts of its neighbours.
+SUSPECT_AFTER = 2
+
+
 class Stage(IntEnum):
     """Where a pending message is. From WAITING on, it waits for its `due_at`."""
 
@@ -85,10 +90,15 @@ class Claim:
     caller_ip: str | None
     queue_id: int
     ordered: bool
-    alone: bool
-    """It was in flight at a crash, so it runs without others of its kind beside it."""
+    interrupted: int
+    """How many times in a row it was in flight when its broker died."""
     guard_until: int | None
     """Until then an earlier attempt may still be running in the app."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may have killed its broker."""
+        return self.interrupted >= SUSPECT_AFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class Again:
     at: int | None
     counted: bool = True
     """False: this attempt is not spent (promise P17, and redelivery of what still runs)."""
-    suspected: bool = False
+    interrupted: bool = False
     """It was in flight when its broker died: perhaps it killed it, perhaps it still runs."""
 
 

@@ -62,15 +62,21 @@ def _next_attempt(claim: Claim, verdict: Again) -> dict[str, Any]:
         "state": stage.value,
         "due_at": due_at,
         "attempt": claim.attempt if verdict.counted else claim.attempt - 1,
-        # A counted reply means that the app lives, so the message is no longer suspected.
-        "alone": int(verdict.suspected or (claim.alone and not verdict.counted)),
+        "interrupted": _interruptions(claim, verdict),
         "guard_until": _guard(claim, verdict),
     }
 
 
+def _interruptions(claim: Claim, verdict: Again) -> int:
+    """Count on; a counted reply means that the app lives, and ends the suspicion."""
+    if verdict.interrupted:
+        return claim.interrupted + 1
+    return 0 if verdict.counted else claim.interrupted
+
+
 def _guard(claim: Claim, verdict: Again) -> int | None:
     """Until when an earlier attempt may still run in the app, unknown to this broker."""
-    if verdict.suspected:
+    if verdict.interrupted:
         return claim.lease_until
     return None if verdict.counted else claim.guard_until or claim.lease_until
 
@@ -147,7 +153,8 @@ def recover(session: Session, *, node: str, lease_margin_ms: int, now: int) -> i
     """Put back in play what earlier lives of this broker had in flight; say how many (promise P07).
 
     Their attempts stay counted. Those without a further attempt go to the dead letter queue, so a
-    task that kills its process is bounded (promise P13). The rest run one at a time at first.
+    task that kills its process is bounded (promise P13). What was in flight at crash
+    after crash then runs one at a time.
     """
     orphans = orphaned(session, node, lease_margin_ms)
     lost = Reply(0, error=INTERRUPTED)
@@ -157,7 +164,7 @@ def recover(session: Session, *, node: str, lease_margin_ms: int, now: int) -> i
             Settlement(
                 each,
                 lost,
-                Dead() if each.attempt > each.max_retries else Again(None, suspected=True),
+                Dead() if each.attempt > each.max_retries else Again(None, interrupted=True),
                 ended_at=max(now, each.started_at),
             )
             for each in orphans

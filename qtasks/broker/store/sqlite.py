@@ -8,6 +8,7 @@ writing processes are never allowed.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -249,6 +250,10 @@ class _Changes:
 
 
 def _open(path: str, durability: str, max_pages: int | None) -> sqlite3.Connection:
+    with suppress(OSError):  # it exists, or SQLite says better what is wrong with its path
+        # For this user alone: bodies hold the arguments of tasks. SQLite's other files follow it. Never
+        # one that exists: closing it would drop the locks of any connection of this process.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=BUSY_MS / 1000
     )

@@ -53,7 +53,7 @@ FROM pending
 WHERE queue = :queue AND state IN (1, :held)
 
 -- name: claim_ready
-SELECT p.seq, p.attempt, p.lease_epoch, p.alone, p.guard_until,
+SELECT p.seq, p.attempt, p.lease_epoch, p.interrupted, p.guard_until,
        p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
        m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
 FROM pending p
@@ -62,13 +62,13 @@ WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app)
 ORDER BY p.due_at, p.seq
 LIMIT :count
 
--- name: claim_ready_skipping_alone
-SELECT p.seq, p.attempt, p.lease_epoch, p.alone, p.guard_until,
+-- name: claim_ready_skipping_suspects
+SELECT p.seq, p.attempt, p.lease_epoch, p.interrupted, p.guard_until,
        p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
        m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
 FROM pending p
 JOIN messages m ON m.seq = p.seq
-WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app) AND p.alone = 0
+WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app) AND p.interrupted < 2
 ORDER BY p.due_at, p.seq
 LIMIT :count
 
@@ -90,14 +90,14 @@ WHERE seq = :seq AND state <> 1
 
 -- name: pending_again
 UPDATE pending
-SET state = :state, due_at = :due_at, attempt = :attempt, alone = :alone, guard_until = :guard_until,
+SET state = :state, due_at = :due_at, attempt = :attempt, interrupted = :interrupted, guard_until = :guard_until,
     lease_owner = NULL, lease_until = NULL, started_at = NULL
 WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
 
 -- name: pending_orphans
 -- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
 SELECT q.id, q.ordered, p.started_at,
-       p.seq, p.attempt - 1, p.lease_epoch - 1, p.alone, p.guard_until, p.app,
+       p.seq, p.attempt - 1, p.lease_epoch - 1, p.interrupted, p.guard_until, p.app,
        m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
        m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
 FROM queues q

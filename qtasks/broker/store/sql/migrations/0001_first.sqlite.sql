@@ -58,7 +58,7 @@ CREATE TABLE pending (
   lease_owner TEXT,
   lease_until INTEGER,
   started_at INTEGER,
-  alone INTEGER NOT NULL DEFAULT 0,
+  interrupted INTEGER NOT NULL DEFAULT 0,
   guard_until INTEGER
 );
 

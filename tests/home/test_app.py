@@ -1,0 +1,708 @@
+"""An app's tasks in one process with their broker: called every way there is, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from qtasks import (
+    ArgumentsError,
+    ConfigurationError,
+    EncodeError,
+    QTasks,
+    Queue,
+    Reject,
+    ResultError,
+    ResultTimeout,
+    Retry,
+    TaskFailed,
+)
+from qtasks.client import calls
+from qtasks.errors import TaskDefinitionError, WaitRefused
+from tests.support.homes import SOON_S, ask_owner, embedded, until
+
+
+class Size(Enum):
+    SMALL = "s"
+    LARGE = "l"
+
+
+@dataclass(frozen=True)
+class Line:
+    price: Decimal
+    size: Size
+
+
+@dataclass(frozen=True)
+class Order:
+    id: UUID
+    made_at: datetime
+    due_on: date
+    patience: timedelta
+    seal: bytes
+    lines: list[Line]
+    note: str | None = None
+
+
+ORDER = Order(
+    id=UUID("6f8f1f0a-95a8-4a05-a9a1-5a0d8f2f3c11"),
+    made_at=datetime(2026, 2, 28, 23, 59, 59, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    due_on=date(2028, 2, 29),
+    patience=timedelta(days=3, microseconds=1),
+    seal=b"\x00\xff",
+    lines=[Line(Decimal("0.10"), Size.SMALL), Line(Decimal("1E+3"), Size.LARGE)],
+)
+
+
+@pytest.fixture
+async def app(store: Path) -> AsyncIterator[QTasks]:
+    """An app that runs, on the loop of the test."""
+    tasks = embedded(store)
+    async with tasks.lifespan():
+        yield tasks
+
+
+# --- ways to call -------------------------------------------------------------------------------
+
+
+async def test_a_call_inside_a_running_loop_is_executed(app: QTasks) -> None:
+    @app.task
+    async def add(a: int, b: int = 1) -> int:
+        return a + b
+
+    result = add.delay(1, b=2)
+
+    assert await result.aget(SOON_S) == 3
+
+
+async def test_a_call_that_is_awaited_is_executed(app: QTasks) -> None:
+    @app.task
+    async def add(a: int, b: int = 1) -> int:
+        return a + b
+
+    result = await add.adelay(1)
+
+    assert await result.aget(SOON_S) == 2
+
+
+async def test_a_plain_thread_calls_a_task_and_waits_for_its_result(app: QTasks) -> None:
+    @app.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    assert await asyncio.to_thread(lambda: double.delay(21).get(SOON_S)) == 42
+
+
+async def test_a_coroutine_function_runs_on_the_app_s_own_loop(app: QTasks) -> None:
+    found: list[object] = []
+
+    @app.task
+    async def look() -> None:
+        found.append(asyncio.get_running_loop())
+
+    await look.delay().aget(SOON_S)
+
+    assert found == [asyncio.get_running_loop()]
+
+
+async def test_a_plain_function_runs_on_a_thread_of_its_own(app: QTasks) -> None:
+    found: list[threading.Thread] = []
+
+    @app.task
+    def look() -> None:
+        found.append(threading.current_thread())
+
+    await look.delay().aget(SOON_S)
+
+    [thread] = found
+    assert thread is not threading.current_thread()
+    assert thread.daemon
+
+
+async def test_a_plain_function_may_wait_for_what_the_loop_does(app: QTasks) -> None:
+    loop = asyncio.get_running_loop()
+
+    @app.task
+    def ask() -> str:
+        return asyncio.run_coroutine_threadsafe(answer(), loop).result(SOON_S)
+
+    async def answer() -> str:
+        return "from the loop"
+
+    assert await ask.delay().aget(SOON_S) == "from the loop"
+
+
+async def test_no_more_plain_functions_run_at_once_than_there_are_threads(store: Path) -> None:
+    tasks = embedded(store, threads=2)
+    lock, most, running = threading.Lock(), 0, 0
+
+    @tasks.task
+    def work() -> None:
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.02)
+        with lock:
+            running -= 1
+
+    async with tasks.lifespan():
+        await asyncio.gather(*(work.delay().aget(SOON_S) for _ in range(8)))
+
+    assert most == 2
+
+
+async def test_a_task_may_call_another_task(app: QTasks) -> None:
+    @app.task
+    async def inner(number: int) -> int:
+        return number + 1
+
+    @app.task
+    async def outer() -> str:
+        return (await inner.adelay(1)).id
+
+    inner_id = await outer.delay().aget(SOON_S)
+
+    assert await app.result(inner_id).aget(SOON_S) == 2
+
+
+async def test_calling_a_task_plainly_is_calling_the_function(store: Path) -> None:
+    tasks = embedded(store)
+
+    @tasks.task
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    @tasks.task(queue="mail")
+    async def later(text: str) -> str:
+        return text
+
+    assert add(1, 2) == 3
+    assert await later("now") == "now"
+    assert (add.__name__, add.__doc__) == ("add", "Add two numbers.")
+    assert not store.exists()
+
+
+# --- values there and back ----------------------------------------------------------------------
+
+
+async def test_arguments_and_result_come_back_as_what_they_were(app: QTasks) -> None:
+    seen: list[Order] = []
+
+    @app.task
+    async def confirm(order: Order) -> Order:
+        seen.append(order)
+        return order
+
+    came_back = await confirm.delay(ORDER).aget(SOON_S)
+
+    assert seen == [ORDER]
+    assert came_back == ORDER
+    assert came_back.made_at.utcoffset() == timedelta(hours=5, minutes=30)
+    assert str(came_back.lines[1].price) == "1E+3"
+
+
+async def test_a_task_without_annotations_takes_and_gives_plain_json(app: QTasks) -> None:
+    @app.task
+    def echo(value):  # type: ignore[no-untyped-def]  # it is what this test is about
+        return value
+
+    value = {"a": [1, 2.5, None, True, "é"], "b": {}}
+
+    assert await echo.delay(value).aget(SOON_S) == value
+
+
+async def test_a_result_of_none_is_a_result(app: QTasks) -> None:
+    @app.task
+    async def nothing() -> None:
+        return None
+
+    result = nothing.delay()
+
+    assert await result.aget(SOON_S) is None  # type: ignore[func-returns-value]  # None is the point
+    assert result.successful()
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda task: task.delay(), r"missing.*'a'"),
+        (lambda task: task.delay(1, 2, 3), "too many positional arguments"),
+        (lambda task: task.delay(1, c=3), "unexpected keyword argument 'c'"),
+        (lambda task: task.delay("one"), r"a\b.*'one'"),
+        (lambda task: task.apply_async([1], countdown=1, eta=datetime.now(UTC)), "either countdown or eta"),
+        (lambda task: task.apply_async([1], countdown=-1), "countdown=-1"),
+        (lambda task: task.apply_async([1], eta=datetime(2030, 1, 1)), "has no time zone"),  # noqa: DTZ001
+    ],
+)
+def test_a_call_that_cannot_be_is_refused_before_anything_is_made(
+    store: Path, call: Callable[[object], object], text: str
+) -> None:
+    tasks = embedded(store)
+
+    @tasks.task
+    def add(a: int, b: int = 1) -> int:
+        return a + b
+
+    with pytest.raises((ArgumentsError, EncodeError), match=text):
+        call(add)
+
+    assert list(store.parent.iterdir()) == []
+
+
+# --- when ---------------------------------------------------------------------------------------
+
+
+async def test_a_countdown_is_waited_for(app: QTasks) -> None:
+    @app.task
+    async def now() -> float:
+        return time.time()
+
+    before = time.time()
+    result = now.apply_async(countdown=0.2)
+
+    assert result.state == "SCHEDULED"
+    assert not result.ready()
+    assert 0.199 <= await result.aget(SOON_S) - before < 2
+
+
+async def test_an_eta_in_any_time_zone_names_the_same_instant(app: QTasks) -> None:
+    @app.task
+    async def now() -> float:
+        return time.time()
+
+    at = datetime.now(timezone(timedelta(hours=-9))) + timedelta(milliseconds=200)
+    result = now.apply_async(eta=at)
+
+    assert result.state == "SCHEDULED"
+    assert 0 <= await result.aget(SOON_S) - at.timestamp() + 0.001 < 2
+
+
+async def test_an_eta_that_has_passed_is_now(app: QTasks) -> None:
+    @app.task
+    async def one() -> int:
+        return 1
+
+    assert await one.apply_async(eta=datetime(2020, 1, 1, tzinfo=UTC)).aget(SOON_S) == 1
+
+
+async def test_a_task_id_given_twice_enqueues_once(app: QTasks) -> None:
+    runs: list[int] = []
+
+    @app.task
+    async def run(number: int) -> int:
+        runs.append(number)
+        return number
+
+    first = run.apply_async([1], task_id="invoice-17")
+    second = run.apply_async([2], task_id="invoice-17")
+
+    assert first.id == second.id == "invoice-17"
+    assert await first.aget(SOON_S) == await second.aget(SOON_S) == 1
+    assert runs == [1]
+
+
+async def test_a_kept_task_id_leads_to_the_result_as_plain_json(app: QTasks) -> None:
+    @app.task
+    async def when() -> datetime:
+        return ORDER.made_at
+
+    id_ = when.delay().id
+
+    assert await app.result(id_).aget(SOON_S) == ORDER.made_at.isoformat()
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+async def test_other_options_hold_for_the_calls_made_with_them_alone(app: QTasks, store: Path) -> None:
+    @app.task(queue="mail", retries=7)
+    async def send() -> None: ...
+
+    paused = calls.set_queue("urgent", paused=True)
+    ask_owner(store, paused)
+    ask_owner(store, calls.set_queue("mail", paused=True))
+    send.with_options(queue="urgent", retries=0).delay()
+    send.apply_async(retries=1)
+    send.delay()
+
+    lags = {each.name: each.lag for each in ask_owner(store, calls.queues())}
+    entries = ask_owner(store, calls.log()).items
+    assert lags == {"urgent": 1, "mail": 2}
+    assert [(each.queue_name, each.max_retries) for each in entries] == [("mail", 7), ("mail", 1), ("urgent", 0)]
+    assert (send.options.queue, send.options.retries) == ("mail", 7)
+
+
+async def test_a_coroutine_that_takes_too_long_is_given_up(app: QTasks) -> None:
+    @app.task(timeout=0.05, retries=0)
+    async def stuck() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(TaskFailed) as caught:
+        await stuck.delay().aget(SOON_S)
+
+    assert (caught.value.type, caught.value.message) == (
+        "TimeoutError",
+        "the task did not finish within 0.05 s",
+    )
+
+
+async def test_a_plain_function_that_takes_too_long_is_given_up(app: QTasks) -> None:
+    gate = threading.Event()
+
+    @app.task(timeout="50ms", retries=0)
+    def stuck() -> None:
+        gate.wait(SOON_S)
+
+    with pytest.raises(TaskFailed, match=r"the task did not finish within 0\.05 s"):
+        await stuck.delay().aget(SOON_S)
+
+    gate.set()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"retrys": 1}, r"unknown option 'retrys'; did you mean 'retries'\?"),
+        ({"que": "mail"}, r"unknown option 'que'; did you mean 'queue'\?"),
+        ({"colour": "red"}, "unknown option 'colour'; known: .*queue, retries, retry_delay, timeout, result_ttl"),
+        ({"retries": -1}, "retries=-1 is not possible; it is an integer from 0 to 1000"),
+        ({"retries": True}, "retries=True is not possible"),
+        ({"queue": ""}, "queue='' is not possible; a queue is named by a text"),
+        ({"queue": "no spaces"}, "queue='no spaces'"),
+        ({"timeout": 0}, "timeout=0 is not possible; it is a span longer than 0"),
+        ({"timeout": "soon"}, "timeout='soon'"),
+        ({"retry_delay": "2 **"}, r"retry_delay='2 \*\*'"),
+        ({"result_ttl": -1}, "result_ttl=-1"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_where_it_is_written(
+    store: Path, options: dict[str, object], text: str
+) -> None:
+    tasks = embedded(store)
+
+    @tasks.task(name="ours")
+    def ours() -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match=f"task theirs: {text}"):
+        tasks.task(name="theirs", **options)(lambda_free)  # type: ignore[call-overload]  # refused
+    with pytest.raises(TaskDefinitionError, match=text):
+        ours.with_options(**options)  # type: ignore[arg-type]  # refused
+
+    assert tasks.find("theirs") is None
+
+
+def lambda_free() -> None:
+    """A function of a module."""
+
+
+class Shop:
+    def sell(self) -> None: ...
+
+
+def generate() -> list[int]:
+    yield 1  # type: ignore[misc]  # it only has to be a generator
+
+
+async def agenerate():  # type: ignore[no-untyped-def]  # it only has to be a generator
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (lambda: None, "a lambda cannot be a task: its messages could not name it; use def"),
+        (generate, "generate is a generator; a task must return its result"),
+        (agenerate, "agenerate is a generator; a task must return its result"),
+        (Shop().sell, r"Shop\.sell is a method; a task must be a function of a module"),
+        (staticmethod(lambda_free), "is a method; a task must be a function of a module"),
+        (classmethod(lambda_free), "is a method; a task must be a function of a module"),
+        (Shop, "Shop is not a function; decorate a function with @task"),
+        (print, "print is not a function; decorate a function with @task"),
+    ],
+)
+def test_what_cannot_be_a_task_is_refused_where_it_is_decorated(
+    store: Path, function: Callable[[], object], text: str
+) -> None:
+    with pytest.raises(TaskDefinitionError, match=text):
+        embedded(store).task(function)
+
+
+def test_two_tasks_of_one_name_are_refused_and_both_places_named(store: Path) -> None:
+    tasks = embedded(store)
+    tasks.task(name="mail")(lambda_free)
+
+    def other() -> None: ...
+
+    first = lambda_free.__code__.co_firstlineno
+    with pytest.raises(
+        TaskDefinitionError, match=rf"two tasks are named 'mail': .*test_app\.py:{first} and .*test_app\.py:\d+; give"
+    ):
+        tasks.task(name="mail")(other)
+
+
+@pytest.mark.parametrize("name", ["", "my app", "a.b", "x" * 64, "ü"])
+def test_a_name_of_an_app_that_cannot_be_part_of_an_address_is_refused(store: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="use up to 63 letters, digits and hyphens"):
+        embedded(store, name=name)
+
+
+def test_postgresql_is_refused_by_this_version() -> None:
+    with pytest.raises(ConfigurationError, match=r"postgresql:// is not supported by this version; use sqlite"):
+        QTasks("postgresql://localhost/q")
+
+
+def test_a_queue_that_runs_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Queue\(parallelism=0\): at least 1 task"):
+        Queue(parallelism=0)
+
+
+# --- queues -------------------------------------------------------------------------------------
+
+
+async def test_a_queue_is_made_at_first_use_as_its_app_declares_it(store: Path) -> None:
+    tasks = embedded(store, queues={"mail": Queue(parallelism=3), "books": Queue(ordered=True)})
+
+    @tasks.task
+    async def nothing() -> None: ...
+
+    async with tasks.lifespan():
+        for name in ("mail", "books", "default"):
+            await nothing.with_options(queue=name).delay().aget(SOON_S)
+        found = {each.name: (each.parallelism, each.ordered) for each in ask_owner(store, calls.queues())}
+
+    assert found == {"mail": (3, False), "books": (1, True), "default": (16, False)}
+
+
+async def test_a_declaration_that_has_changed_holds_from_the_next_start(store: Path) -> None:
+    await run_with_mail_queue(store, Queue(parallelism=3))
+
+    assert await run_with_mail_queue(store, Queue(parallelism=5)) == 5
+
+
+async def test_what_the_api_has_set_holds_against_the_declaration(store: Path) -> None:
+    await run_with_mail_queue(store, Queue(parallelism=3), set_to=7)
+
+    assert await run_with_mail_queue(store, Queue(parallelism=5)) == 7
+
+
+async def run_with_mail_queue(store: Path, declared: Queue, *, set_to: int | None = None) -> int:
+    """Start an app, use its queue, stop it; give the parallelism that the queue has."""
+    tasks = embedded(store, queues={"mail": declared})
+
+    @tasks.task(queue="mail")
+    async def nothing() -> None: ...
+
+    async with tasks.lifespan():
+        await nothing.delay().aget(SOON_S)
+        if set_to is not None:
+            ask_owner(store, calls.set_queue("mail", parallelism=set_to))
+        return ask_owner(store, calls.queue("mail")).parallelism
+
+
+async def test_an_ordered_queue_runs_its_tasks_in_the_order_of_their_calls(store: Path) -> None:
+    tasks = embedded(store, queues={"books": Queue(ordered=True)})
+    runs: list[int] = []
+
+    @tasks.task(queue="books", retry_delay=0.05)
+    async def book(number: int) -> None:
+        runs.append(number)
+        if number == 3 and runs.count(3) == 1:
+            raise Retry
+
+    async with tasks.lifespan():
+        results = [book.delay(number) for number in range(8)]
+        await results[-1].aget(SOON_S)
+
+    assert runs == [0, 1, 2, 3, 3, 4, 5, 6, 7]
+
+
+# --- how it ends --------------------------------------------------------------------------------
+
+
+async def test_a_task_that_asks_for_it_is_run_again(app: QTasks) -> None:
+    runs: list[float] = []
+
+    @app.task
+    async def stubborn() -> int:
+        runs.append(time.monotonic())
+        if len(runs) < 3:
+            raise Retry("not yet", after=timedelta(milliseconds=100))
+        return len(runs)
+
+    assert await stubborn.delay().aget(SOON_S) == 3
+    assert runs[1] - runs[0] >= 0.095
+    assert runs[2] - runs[1] >= 0.095
+
+
+async def test_a_task_that_asks_for_more_than_its_retries_has_failed(app: QTasks) -> None:
+    @app.task(retries=1)
+    async def stubborn() -> None:
+        raise Retry("not yet", after=0.01)
+
+    with pytest.raises(TaskFailed) as caught:
+        await stubborn.delay().aget(SOON_S)
+
+    assert (caught.value.type, caught.value.message) == ("Retry", "not yet")
+
+
+async def test_a_task_that_is_rejected_is_never_run_again(app: QTasks, store: Path) -> None:
+    runs: list[int] = []
+
+    @app.task(retries=5, retry_delay=0.01)
+    def hopeless() -> None:
+        runs.append(1)
+        raise Reject("no such customer")
+
+    result = hopeless.delay()
+    with pytest.raises(TaskFailed) as caught:
+        await result.aget(SOON_S)
+
+    assert (caught.value.type, caught.value.message, caught.value.state) == (
+        "Reject",
+        "no such customer",
+        "FAILED",
+    )
+    assert runs == [1]
+    [dead] = ask_owner(store, calls.dead_letters()).items
+    assert dead.response_status == 489
+    assert b"no such customer" in dead.response_body
+
+
+async def test_a_task_that_fails_is_run_again_after_its_delay(app: QTasks) -> None:
+    runs: list[int] = []
+
+    @app.task(retries=2, retry_delay=0.02)
+    def flaky() -> int:
+        runs.append(1)
+        if len(runs) < 3:
+            raise OSError("not now")
+        return len(runs)
+
+    assert await flaky.delay().aget(SOON_S) == 3
+
+
+async def test_a_failure_says_what_happened_where_it_ran(app: QTasks) -> None:
+    @app.task(retries=0)
+    async def divide(number: int) -> float:
+        return number / 0
+
+    result = divide.delay(1)
+    with pytest.raises(TaskFailed, match=rf"task {result.id} is FAILED: ZeroDivisionError: division by zero") as caught:
+        await result.aget(SOON_S)
+
+    error = caught.value
+    assert (error.task_id, error.state, error.type) == (result.id, "FAILED", "ZeroDivisionError")
+    assert error.traceback is not None
+    assert "return number / 0" in error.traceback
+    assert "qtasks/" not in error.traceback.replace(str(Path(__file__)), "")
+    assert (result.ready(), result.failed(), result.successful()) == (True, True, False)
+
+
+async def test_a_task_that_exits_has_failed_and_the_app_goes_on(app: QTasks) -> None:
+    @app.task(retries=0)
+    def leave() -> None:
+        raise SystemExit(3)
+
+    @app.task
+    async def one() -> int:
+        return 1
+
+    with pytest.raises(TaskFailed, match="SystemExit: 3"):
+        await leave.delay().aget(SOON_S)
+
+    assert await one.delay().aget(SOON_S) == 1
+
+
+async def test_a_result_that_cannot_be_sent_is_a_failure_that_is_not_repeated(app: QTasks) -> None:
+    runs: list[int] = []
+
+    @app.task(retries=3, retry_delay=0.01)
+    async def odd() -> object:
+        runs.append(1)
+        return object()
+
+    with pytest.raises(TaskFailed, match="EncodeError") as caught:
+        await odd.delay().aget(SOON_S)
+
+    assert "return" in caught.value.message
+    assert runs == [1]
+
+
+async def test_a_task_that_nobody_here_knows_waits_and_says_so(store: Path) -> None:
+    before = embedded(store)
+
+    @before.task(name="moved")
+    async def moved() -> None: ...
+
+    result = moved.delay()
+    now = embedded(store)
+    async with now.lifespan():
+        await until(lambda: result.state == "RETRYING")
+        entries = ask_owner(store, calls.log()).items
+
+    [said] = [each.response_body for each in entries if each.state == "ERROR"]
+    assert b"no task is named 'moved' here; is the module that defines it imported?" in said
+    [retry] = [each for each in entries if each.state == "RETRY"]
+    assert retry.next_delivery_time is not None
+    assert 25_000 < retry.next_delivery_time - retry.time < 40_000
+
+
+async def test_a_task_id_that_nobody_knows_is_unknown(app: QTasks) -> None:
+    result = app.result("tsk_nobody")
+
+    assert (result.state, result.ready(), result.failed()) == ("UNKNOWN", False, False)
+    with pytest.raises(ResultError, match="nobody knows task tsk_nobody: it was never accepted, or forgotten"):
+        await result.aget(SOON_S)
+
+
+async def test_a_result_that_is_not_to_be_kept_is_not(app: QTasks) -> None:
+    @app.task(result_ttl=0)
+    async def one() -> int:
+        return 1
+
+    result = one.delay()
+    with pytest.raises(ResultError, match="succeeded, but its result is not kept"):
+        await result.aget(SOON_S)
+
+    assert result.successful()
+
+
+async def test_waiting_ends_in_time_and_the_task_goes_on(app: QTasks) -> None:
+    gate = asyncio.Event()
+
+    @app.task
+    async def slow() -> str:
+        await gate.wait()
+        return "done"
+
+    result = slow.delay()
+    with pytest.raises(ResultTimeout, match=rf"task {result.id} is still \w+ after 0\.05 s; it goes on"):
+        await result.aget(0.05)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(result.get, 0.05)
+    gate.set()
+
+    assert await result.aget(SOON_S) == "done"
+
+
+async def test_blocking_a_loop_that_the_task_may_need_is_refused(app: QTasks) -> None:
+    @app.task
+    async def one() -> int:
+        return 1
+
+    result = one.delay()
+
+    with pytest.raises(WaitRefused, match=r"would block the running event loop.*use: await result\.aget\(\)"):
+        result.get(1)
