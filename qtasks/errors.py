@@ -115,9 +115,13 @@ class NotFound(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, but not with this method (405)."""
+    """The path exists, but not with this method (405); `allowed` are those it has."""
 
     status = 405
+
+    def __init__(self, message: str, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class QuotaExceeded(RequestError):

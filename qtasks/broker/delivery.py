@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from qtasks.broker.store.records import Claim, Reply
 
 Answer = tuple[Claim, Reply]
+LARGEST_STATUS = 999
 
 
 class Deliverer(Protocol):
@@ -101,3 +103,15 @@ class RoutedDeliverer:
 
 
 NO_HTTP = "this broker cannot deliver over HTTP: install qtasks with its extra [broker]"
+
+
+def storable(reply: Reply) -> Reply:
+    """Replace what no database and no JSON can carry: destinations answer whatever they like."""
+    error = None if reply.error is None else _clean(reply.error)
+    headers = tuple((_clean(name), _clean(value)) for name, value in reply.headers)
+    status = reply.status if 0 <= reply.status <= LARGEST_STATUS else 0
+    return replace(reply, status=status, headers=headers, error=error)
+
+
+def _clean(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Deliverer
+from qtasks.broker.delivery import Deliverer, storable
 from qtasks.broker.retry import judge
 from qtasks.broker.store import messages, settling
 from qtasks.broker.store.database import Database
@@ -151,6 +151,7 @@ class Dispatcher:
         return len(answers)
 
     def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
+        reply = storable(reply)
         verdict = judge(claim, reply, now, self._ids.fraction())
         # Not before its start: the wall clock may have been set back meanwhile.
         return Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
@@ -254,6 +255,7 @@ class Dispatcher:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
+        await self.settle()  # what has answered in time is no matter of the grace
         return await self._hand_back()
 
     def hurry(self) -> None:

@@ -12,6 +12,7 @@ from qtasks.broker.janitor import Janitor
 from qtasks.broker.service import Broker
 from qtasks.broker.store import settling
 from qtasks.clock import Clock
+from qtasks.errors import BrokerFailed
 from qtasks.ids import Ids
 
 log = logging.getLogger("qtasks.node")
@@ -76,9 +77,12 @@ class Node:
         self.dispatcher.stop_claiming()
         if self._claiming is not None:
             await self._claiming
-        returned = await self.dispatcher.drain(self._config.grace_ms if grace_ms is None else grace_ms)
-        for task in self._others:
-            task.cancel()
-        await asyncio.gather(*self._others, return_exceptions=True)
-        await self._deliverer.close()
-        return returned
+        try:
+            return await self.dispatcher.drain(self._config.grace_ms if grace_ms is None else grace_ms)
+        except BrokerFailed:
+            return 0  # nothing can be handed back to a store that has failed; the next owner recovers
+        finally:
+            for task in self._others:
+                task.cancel()
+            await asyncio.gather(*self._others, return_exceptions=True)
+            await self._deliverer.close()

@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.security import DestinationRules, check_destination
-from qtasks.broker.store import logs, messages, queues, results, views
+from qtasks.broker.store import cancelling, dead_letters, logs, messages, queues, results, views
 from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.dead_letters import EVERY_LETTER, DeadLetterFilter
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import NewMessage
 from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
@@ -26,6 +28,7 @@ from qtasks.protocol.results import FINAL_STATES, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
 
 SETTLED = FINAL_STATES | {"UNKNOWN"}  # nothing to wait for
+BULK_ROWS = 500  # rows that one transaction of a bulk operation looks at
 INTERNAL_SUFFIX = ".qtasks.internal"
 
 
@@ -196,20 +199,97 @@ class Broker:
         """Give a page of the log, newest first, and the cursor of the next."""
         return self.database.look(lambda session: logs.log_page(session, wanted, before, count))
 
-    def dead_letters(self, cursor: str | None, count: int) -> tuple[list[DeadLetter], str | None]:
+    def cancel_one(self, message_id: str) -> None:
+        """Call a message off; raises `NotFound` if it is unknown or has finished (contract 1.9)."""
+        if not self.cancel([message_id]) and not self._is_pending(message_id):
+            raise NotFound(f"message {message_id[:64]} not found")
+
+    def cancel(self, message_ids: Sequence[str]) -> int:
+        """Call messages off; say how many were not called off before."""
+        ids = [part.strip() for each in message_ids for part in each.split(",")]
+        now = self.clock.now()
+        return self.database.run(lambda session: cancelling.cancel(session, ids, now))
+
+    def cancel_matching(self, wanted: MessageFilter, limit: int | None) -> int:
+        """Call off what matches, up to `limit` messages, in steps that keep nobody waiting."""
+        count, after = 0, 0
+        now = self.clock.now()
+
+        def step(session: Session) -> tuple[int, int | None]:
+            ids, following = cancelling.find_pending(session, wanted, after=after, count=BULK_ROWS)
+            left = len(ids) if limit is None else limit - count
+            return cancelling.cancel(session, ids[:left], now), following
+
+        while limit is None or count < limit:
+            cancelled, following = self.database.run(step)
+            count += cancelled
+            if following is None:
+                break
+            after = following
+        return count
+
+    def _is_pending(self, message_id: str) -> bool:
+        row = self.database.look(lambda session: session.one("pending_of_message", {"id": message_id}))
+        return row is not None
+
+    def dead_letters(
+        self, cursor: str | None, count: int, wanted: DeadLetterFilter = EVERY_LETTER
+    ) -> tuple[list[DeadLetter], str | None]:
         """Give a page of the dead letter queue, newest first, and the cursor of the next."""
-        place = None if cursor is None else views.parse_cursor(cursor)
-        if cursor is not None and place is None:
-            raise BadRequest(f"cursor {cursor[:40]!r} is not one that this API gave")
-        return self.database.look(lambda session: views.dead_letter_page(session, place, count))
+        place = _place(cursor)
+        return self.database.look(lambda session: dead_letters.find_many(session, wanted, place, count))
 
     def dead_letter(self, dlq_id: str) -> DeadLetter:
         """Give one dead letter; raises `NotFound`."""
-        place = views.parse_cursor(dlq_id)
-        found = place and self.database.look(lambda session: views.find_dead_letter(session, *place))
-        if not found:
-            raise NotFound(f"dlq message {dlq_id[:64]} not found")
-        return found
+        return self.database.look(lambda session: _find_letter(session, dlq_id))
+
+    def delete_dead_letter(self, dlq_id: str) -> None:
+        """Delete one dead letter; raises `NotFound`."""
+        self.database.run(lambda session: dead_letters.delete_many(session, [_find_letter(session, dlq_id)]))
+
+    def delete_dead_letters(
+        self, wanted: DeadLetterFilter, cursor: str | None, count: int
+    ) -> tuple[int, str | None]:
+        """Delete up to `count` dead letters; also give the cursor to go on from."""
+        place = _place(cursor)
+
+        def work(session: Session) -> tuple[int, str | None]:
+            found, following = dead_letters.find_many(session, wanted, place, count)
+            return dead_letters.delete_many(session, found), following
+
+        return self.database.run(work)
+
+    def replay(self, dlq_id: str, options: Options) -> Enqueued:
+        """Run a dead letter again as a new message; raises `NotFound`."""
+        now = self.clock.now()
+        return self.database.run(
+            lambda session: self._replay(session, _find_letter(session, dlq_id), options, now)
+        )
+
+    def replay_many(
+        self, wanted: DeadLetterFilter, cursor: str | None, count: int, options: Options
+    ) -> tuple[list[Enqueued], str | None]:
+        """Run up to `count` dead letters again; raises `NotFound` if none of the given ids is known."""
+        place = _place(cursor)
+        now = self.clock.now()
+
+        def work(session: Session) -> tuple[list[Enqueued], str | None]:
+            found, following = dead_letters.find_many(session, wanted, place, count)
+            if wanted.ids and not found:
+                raise NotFound(f"no dlq message of {len(wanted.ids)} was found")
+            return [self._replay(session, each, options, now) for each in found], following
+
+        return self.database.run(work)
+
+    def _replay(self, session: Session, letter: DeadLetter, options: Options, now: int) -> Enqueued:
+        how = dead_letters.Replay(
+            self._ids.message_id(now),
+            now,
+            self._check_destination(letter.message.url),
+            options,
+            self.config.max_timeout_ms,
+        )
+        return dead_letters.replay(session, letter, how)
 
     def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Say what is known of a task, waiting up to `wait_ms` for its end; for plain threads."""
@@ -248,6 +328,21 @@ class Broker:
     async def _aknown(self, task_id: str) -> ResultView:
         now = self.clock.now()
         return await self.database.read(lambda session: results.find_result(session, task_id, now))
+
+
+def _place(cursor: str | None) -> dead_letters.Place | None:
+    place = None if cursor is None else views.parse_cursor(cursor)
+    if cursor is not None and place is None:
+        raise BadRequest(f"cursor {cursor[:40]!r} is not one that this API gave")
+    return place
+
+
+def _find_letter(session: Session, dlq_id: str) -> DeadLetter:
+    place = views.parse_cursor(dlq_id)
+    found = place and dead_letters.find_one(session, place)
+    if not found:
+        raise NotFound(f"dlq message {dlq_id[:64]} not found")
+    return found
 
 
 def internal_url(app: str) -> str:

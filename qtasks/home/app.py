@@ -217,6 +217,13 @@ class QTasks:
             return self._settings.secrets
         return (load_or_make_keys(keys_path(self._path), self._ids).secret,)
 
+    def _stored_keys(self) -> tuple[str, ...]:
+        """The embedded broker's own token and keys: they must not leave in an error either."""
+        if self._path is None:
+            return ()
+        keys = load_or_make_keys(keys_path(self._path), self._ids)
+        return keys.token, keys.current, keys.next, keys.secret
+
     def _get_executor(self) -> Executor:
         if self._executor is None:
             signer = self._get_signer()
@@ -227,7 +234,7 @@ class QTasks:
                 destination=self._destination(),
                 threads=self._threads,
                 clock=self._clock,
-                redact=(*settings.secrets, *settings.signing_keys, settings.token or ""),
+                redact=(*self._secrets(), *settings.signing_keys, settings.token or "", *self._stored_keys()),
             )
         return self._executor
 

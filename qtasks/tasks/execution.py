@@ -126,11 +126,9 @@ class Executor:
             else:
                 result = await self._thread(call, envelope.timeout_ms, over)
             return _returned(task, result)
-        except asyncio.CancelledError:
-            raise
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # the wall around a task: SystemExit in one is its failure alone
+            if _is_ours(error, task):
+                raise
             return self._failure(error, task)
 
     async def _await(self, call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:
@@ -168,7 +166,7 @@ class Executor:
     def _document(self, error: BaseException) -> bytes:
         name = "TimeoutError" if isinstance(error, _OutOfTime) else type(error).__name__
         lines = traceback.format_exception(error.with_traceback(_own_frames(error)))
-        return _document(name, self._clean(str(error)), self._clean("".join(lines)))
+        return _document(name, self._clean(_text(error)), self._clean("".join(lines)))
 
     def _clean(self, text: str) -> str:
         for secret in self._redact:
@@ -240,6 +238,21 @@ def _document(type_: str, message: str, trace: str | None) -> bytes:
 def _sendable(text: str) -> str:
     """Replace lone surrogates, which JSON cannot carry."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _is_ours(error: BaseException, task: Task[..., Any, Any]) -> bool:
+    """Whether it is this execution that is being ended, and not the task's own code that raises so."""
+    if isinstance(error, asyncio.CancelledError):
+        current = asyncio.current_task()
+        return current is not None and current.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt) and task.is_coroutine  # Ctrl-C never reaches our threads
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own code, and it may do anything
+        return f"<{type(error).__name__} that cannot be printed>"
 
 
 def _own_frames(error: BaseException) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +24,8 @@ from qtasks.tasks.execution import Answer, Delivery, Executor, uncounted
 RUN = "run"
 CLOCK_TOLERANCE_S = 5  # two machines' clocks are never quite the same
 MAX_BODY = 64 * 1024 * 1024
+SEEN_MS = 1000 * (300 + 2 * CLOCK_TOLERANCE_S)
+MOST_SEEN = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Webhook:
         self._concurrency = concurrency
         self._clock = clock
         self._inside = 0
+        self._seen = _Seen()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -72,23 +76,23 @@ class Webhook:
                 "not configured: this webhook takes no deliveries until QTASKS_PUBLIC_URL, "
                 "QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY are set",
             )
+        token = request.headers.get("upstash-signature")
+        if not token:  # before its body is read: strangers get neither memory nor a slot
+            return _error(401, "the delivery is not signed: header Upstash-Signature is missing")
         if self._inside >= self._concurrency:
             return uncounted(429, "full", "all slots of this process are taken", 1)
         self._inside += 1
         try:
-            return await self._checked(request, self._keys)
+            return await self._checked(request, token, self._keys)
         finally:
             self._inside -= 1
 
-    async def _checked(self, request: Request, keys: WebhookKeys) -> Answer:
+    async def _checked(self, request: Request, token: str, keys: WebhookKeys) -> Answer:
         body = await _read(request)
         if body is None:
             return _error(413, f"the body is larger than {MAX_BODY} bytes")
-        token = request.headers.get("upstash-signature")
-        if not token:
-            return _error(401, "the delivery is not signed: header Upstash-Signature is missing")
         try:
-            verify(
+            claims = verify(
                 token,
                 body,
                 keys=keys.signing_keys,
@@ -96,6 +100,7 @@ class Webhook:
                 now=self._clock.now(),
                 tolerance_s=CLOCK_TOLERANCE_S,
             )
+            self._seen.check(str(claims.get("jti", "")), self._clock.monotonic())
         except SignatureError as error:
             return _error(403, str(error))
         delivery = Delivery(
@@ -107,7 +112,29 @@ class Webhook:
         return await self._executor().execute(delivery)
 
 
+class _Seen:
+    """Remembers the deliveries of the last minutes, so that a captured one cannot be sent again.
+
+    Every attempt is signed anew, with an id of its own; a signature is good for five minutes.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, int] = {}  # in the order of arrival, so the oldest come first
+
+    def check(self, token_id: str, now: int) -> None:
+        """Raise `SignatureError` for an id that was here before; `now` is monotonic, in ms."""
+        for old, until in list(islice(self._until.items(), 2)):  # two out for one in: it cannot grow for ever
+            if until <= now or len(self._until) > MOST_SEEN:
+                del self._until[old]
+        if token_id in self._until:
+            raise SignatureError("the delivery has been here before: its token was used already")
+        self._until[token_id] = now + SEEN_MS
+
+
 async def _read(request: Request) -> bytes | None:
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_BODY:
+        return None
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

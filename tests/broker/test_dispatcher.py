@@ -84,7 +84,7 @@ async def test_a_message_whose_retries_are_spent_is_dead(rig: Rig) -> None:
     await rig.turn()
 
     assert rig.states(message_id) == "CREATED, ACTIVE, ERROR, RETRY, ACTIVE, ERROR, FAILED"
-    [letter] = rig.broker.dead_letters(None, 10)[0]
+    [letter] = rig.store.dead_letters()
     assert (letter.response_status, letter.response_body) == (404, b"404 Not Found")
 
 
@@ -232,7 +232,7 @@ async def test_whatever_a_destination_answers_can_be_recorded(rig: Rig, reply: R
     await rig.turn()
 
     assert rig.states(message_id) == "CREATED, ACTIVE, ERROR, RETRY, ACTIVE, ERROR, FAILED"
-    assert len(rig.broker.dead_letters(None, 10)[0]) == 1
+    assert len(rig.store.dead_letters()) == 1
 
 
 async def test_a_success_with_an_odd_answer_is_a_success(rig: Rig) -> None:
@@ -294,15 +294,21 @@ async def test_replies_that_come_together_are_settled_together(rig: Rig) -> None
     assert await rig.node.dispatcher.settle() == 0
 
 
-async def test_a_suspect_is_followed_by_the_next_once_it_has_answered(rig: Rig) -> None:
-    for _ in range(3):
+async def make_suspects(rig: Rig, count: int) -> None:
+    """Let messages be in flight at two crashes in a row."""
+    for _ in range(count):
         rig.enqueue(queue="wide", spec=WIDE)
-    rig.deliverer.will(*[Held() for _ in range(3)])
-    await rig.node.dispatcher.step()
-    await rig.deliverer.reached(3)
-    rig.node = rig.new_node()
+    for life in (1, 2):
+        rig.deliverer.will(*[Held() for _ in range(count)])
+        await rig.node.dispatcher.step()
+        await rig.deliverer.reached(life * count)
+        rig.node = rig.new_node()
+        await rig.node.recover()
 
-    await rig.node.recover()
+
+async def test_a_suspect_is_followed_by_the_next_once_it_has_answered(rig: Rig) -> None:
+    await make_suspects(rig, 3)
+
     claimed = [await rig.turn() for _ in range(4)]
 
     assert claimed == [1, 1, 1, 0]
@@ -310,14 +316,9 @@ async def test_a_suspect_is_followed_by_the_next_once_it_has_answered(rig: Rig) 
 
 
 async def test_a_suspect_that_takes_long_does_not_hold_up_the_next_for_ever(rig: Rig) -> None:
-    for _ in range(2):
-        rig.enqueue(queue="wide", spec=WIDE)
-    held = [Held() for _ in range(3)]
-    rig.deliverer.will(*held)
-    await rig.node.dispatcher.step()
-    await rig.deliverer.reached(2)
-    rig.node = rig.new_node()
-    await rig.node.recover()
+    await make_suspects(rig, 2)
+    first = Held()
+    rig.deliverer.will(first)
     dispatcher = rig.node.dispatcher
 
     assert len((await dispatcher.step()).claims) == 1
@@ -325,8 +326,7 @@ async def test_a_suspect_that_takes_long_does_not_hold_up_the_next_for_ever(rig:
     rig.clock.advance(seconds=5)
 
     assert len((await dispatcher.step()).claims) == 1
-    for each in held:
-        each.release()
+    first.release()
     await dispatcher.idle()
 
 

@@ -340,7 +340,11 @@ async def test_other_options_hold_for_the_calls_made_with_them_alone(app: QTasks
     lags = {each.name: each.lag for each in ask_owner(store, calls.queues())}
     entries = ask_owner(store, calls.log()).items
     assert lags == {"urgent": 1, "mail": 2}
-    assert [(each.queue_name, each.max_retries) for each in entries] == [("mail", 7), ("mail", 1), ("urgent", 0)]
+    assert [(each.queue_name, each.max_retries) for each in entries] == [
+        ("mail", 7),
+        ("mail", 1),
+        ("urgent", 0),
+    ]
     assert (send.options.queue, send.options.retries) == ("mail", 7)
 
 
@@ -376,7 +380,10 @@ async def test_a_plain_function_that_takes_too_long_is_given_up(app: QTasks) -> 
     [
         ({"retrys": 1}, r"unknown option 'retrys'; did you mean 'retries'\?"),
         ({"que": "mail"}, r"unknown option 'que'; did you mean 'queue'\?"),
-        ({"colour": "red"}, "unknown option 'colour'; known: .*queue, retries, retry_delay, timeout, result_ttl"),
+        (
+            {"colour": "red"},
+            "unknown option 'colour'; known: .*queue, retries, retry_delay, timeout, result_ttl",
+        ),
         ({"retries": -1}, "retries=-1 is not possible; it is an integer from 0 to 1000"),
         ({"retries": True}, "retries=True is not possible"),
         ({"queue": ""}, "queue='' is not possible; a queue is named by a text"),
@@ -447,7 +454,8 @@ def test_two_tasks_of_one_name_are_refused_and_both_places_named(store: Path) ->
 
     first = lambda_free.__code__.co_firstlineno
     with pytest.raises(
-        TaskDefinitionError, match=rf"two tasks are named 'mail': .*test_app\.py:{first} and .*test_app\.py:\d+; give"
+        TaskDefinitionError,
+        match=rf"two tasks are named 'mail': .*test_app\.py:{first} and .*test_app\.py:\d+; give",
     ):
         tasks.task(name="mail")(other)
 
@@ -459,7 +467,9 @@ def test_a_name_of_an_app_that_cannot_be_part_of_an_address_is_refused(store: Pa
 
 
 def test_postgresql_is_refused_by_this_version() -> None:
-    with pytest.raises(ConfigurationError, match=r"postgresql:// is not supported by this version; use sqlite"):
+    with pytest.raises(
+        ConfigurationError, match=r"postgresql:// is not supported by this version; use sqlite"
+    ):
         QTasks("postgresql://localhost/q")
 
 
@@ -599,7 +609,9 @@ async def test_a_failure_says_what_happened_where_it_ran(app: QTasks) -> None:
         return number / 0
 
     result = divide.delay(1)
-    with pytest.raises(TaskFailed, match=rf"task {result.id} is FAILED: ZeroDivisionError: division by zero") as caught:
+    with pytest.raises(
+        TaskFailed, match=rf"task {result.id} is FAILED: ZeroDivisionError: division by zero"
+    ) as caught:
         await result.aget(SOON_S)
 
     error = caught.value
@@ -663,7 +675,9 @@ async def test_a_task_id_that_nobody_knows_is_unknown(app: QTasks) -> None:
     result = app.result("tsk_nobody")
 
     assert (result.state, result.ready(), result.failed()) == ("UNKNOWN", False, False)
-    with pytest.raises(ResultError, match="nobody knows task tsk_nobody: it was never accepted, or forgotten"):
+    with pytest.raises(
+        ResultError, match="nobody knows task tsk_nobody: it was never accepted, or forgotten"
+    ):
         await result.aget(SOON_S)
 
 

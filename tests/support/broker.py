@@ -15,6 +15,7 @@ from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker, internal_url
 from qtasks.broker.store import logs
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
@@ -169,7 +170,9 @@ class Rig:
 
     def log(self, message_id: str) -> list[LogEntry]:
         """Give the log of a message, oldest first."""
-        entries, _ = self.broker.log(logs.LogFilter(message_id=message_id), None, 1000)
+        entries, _ = self.broker.log(
+            logs.LogFilter(MessageFilter(message_ids=frozenset({message_id}))), None, 1000
+        )
         return entries[::-1]
 
     def states(self, message_id: str) -> str:

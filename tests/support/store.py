@@ -10,8 +10,10 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from qtasks.broker.store import logs, messages, queues, results, settling, views
+from qtasks.broker.store import dead_letters, logs, messages, queues, results, settling, views
 from qtasks.broker.store.database import Database
+from qtasks.broker.store.dead_letters import DeadLetterFilter
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import (
     Again,
     Claim,
@@ -24,7 +26,7 @@ from qtasks.broker.store.records import (
 )
 from qtasks.clock import ManualClock
 from qtasks.protocol.results import ResultView
-from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, QueueView
+from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, QueueView, State
 
 HOOK = "https://app.example/hook"
 NODE = "node-1"
@@ -32,6 +34,7 @@ DAY_MS = 86_400_000
 LEASE_MARGIN_MS = 10_000
 DEDUP_WINDOW_MS = 600_000
 OK = Reply(200)
+EVERY_LETTER = DeadLetterFilter()
 BROKEN = Reply(500, error="unexpected status 500")
 
 _numbers = count(1)
@@ -81,7 +84,7 @@ def new_claim(url: str = HOOK, *, now: int, **changes: Any) -> Claim:
         caller_ip=None,
         queue_id=1,
         ordered=True,
-        alone=False,
+        interrupted=0,
         guard_until=None,
     )
     return replace(claim, **changes)
@@ -178,11 +181,20 @@ class Verbs:
         [found] = self.database.look(lambda session: queues.views(session, name))
         return found
 
-    def log(self, **wanted: Any) -> list[LogEntry]:
-        """Give the log, oldest first."""
-        entries, _ = self.database.look(
-            lambda session: logs.log_page(session, logs.LogFilter(**wanted), None, 1000)
+    def log(
+        self,
+        message_id: str | None = None,
+        *,
+        queue: str | None = None,
+        states: frozenset[State] | None = None,
+    ) -> list[LogEntry]:
+        """Give the log, of all messages or of one, oldest first."""
+        messages_wanted = MessageFilter(
+            message_ids=None if message_id is None else frozenset({message_id}),
+            queues=None if queue is None else frozenset({queue}),
         )
+        wanted = logs.LogFilter(messages_wanted, states)
+        entries, _ = self.database.look(lambda session: logs.log_page(session, wanted, None, 1000))
         return entries[::-1]
 
     def states(self, message_id: str) -> str:
@@ -195,7 +207,9 @@ class Verbs:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Give the dead letter queue, newest first."""
-        return self.database.look(lambda session: views.dead_letter_page(session, None, 1000))[0]
+        return self.database.look(lambda session: dead_letters.find_many(session, EVERY_LETTER, None, 1000))[
+            0
+        ]
 
     def result(self, task_id: str) -> ResultView:
         """Say what is known of a task."""

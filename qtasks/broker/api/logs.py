@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from qtasks.broker.api.filters import NAMES, read_filter
 from qtasks.broker.api.paging import page_size
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.broker.store.logs import LogFilter, parse_place
 from qtasks.errors import BadRequest, InvalidValue
 from qtasks.protocol.shapes import IN_PROGRESS_STATES, State
 
-KNOWN = ("cursor", "count", "messageId", "state", "queueName")
+KNOWN = ("cursor", "count", "state", *NAMES)
 
 
 async def logs(call: Call) -> Response:
@@ -50,8 +51,4 @@ def _filter(query: Mapping[str, Sequence[str]]) -> LogFilter:
             except InvalidValue as error:
                 raise BadRequest(f"state: {error}") from error
             states |= IN_PROGRESS_STATES if state is State.IN_PROGRESS else {state}
-    return LogFilter(
-        message_id=query.get("messageid", [None])[-1],
-        states=frozenset(states) or None,
-        queue=query.get("queuename", [None])[-1],
-    )
+    return LogFilter(messages=read_filter(query), states=frozenset(states) or None)

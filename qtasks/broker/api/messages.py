@@ -1,4 +1,4 @@
-"""Operations on single messages (contract 2.4)."""
+"""Showing messages and calling them off (contract 2.4)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import asyncio
 
 from starlette.responses import Response
 
+from qtasks.broker.api.filters import NAMES, bulk_values, read_filter
+from qtasks.broker.api.paging import page_size
 from qtasks.broker.api.routing import Call, json_response
+from qtasks.errors import BadRequest
+
+MOST = 500
 
 
 async def show(call: Call) -> Response:
@@ -14,3 +19,27 @@ async def show(call: Call) -> Response:
     call.query()
     found = await asyncio.to_thread(call.broker.message, call.params["id"])
     return json_response(found.to_json())
+
+
+async def cancel(call: Call) -> Response:
+    """Call one message off; 404 if it is unknown or has finished."""
+    call.query()
+    await asyncio.to_thread(call.broker.cancel_one, call.params["id"])
+    return json_response({"cancelled": 1})
+
+
+async def cancel_many(call: Call) -> Response:
+    """Call off the messages of a list or a filter; without either, all of them."""
+    values = await bulk_values(call, "count", *NAMES)
+    if call.raw_path.endswith(b"/") and not values:
+        # An id that came out empty would otherwise cancel everything (contract 2.4).
+        raise BadRequest(
+            "DELETE /v2/messages/ needs a message id or a filter; to cancel all, leave out the slash"
+        )
+    ids = values.get("messageids")
+    if ids is not None:
+        count = await asyncio.to_thread(call.broker.cancel, ids)
+    else:
+        limit = page_size(values, MOST) if "count" in values else None
+        count = await asyncio.to_thread(call.broker.cancel_matching, read_filter(values), limit)
+    return json_response({"cancelled": count})

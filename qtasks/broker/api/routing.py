@@ -61,18 +61,20 @@ class Call:
         client = self.request.client
         return client.host if client and client.host else None
 
-    def query(self, *known: str) -> dict[str, list[str]]:
+    def query(self, *known: str, empty_is_refused: bool = False) -> dict[str, list[str]]:
         """Give the query's values by lower-case name; raises `BadRequest` for one that is not `known`.
 
-        Empty values are left out. `qstash_token` is always allowed.
+        Empty values are left out, or refused. `qstash_token` is always allowed.
         """
         found: dict[str, list[str]] = {}
         for name, value in parse_qsl(self.raw_query.decode("latin-1"), keep_blank_values=True):
             key = name.lower()
-            if key == "qstash_token" or not value:
+            if key == "qstash_token" or not (value or empty_is_refused):
                 continue
             if key not in {each.lower() for each in known}:
                 raise BadRequest(f"unknown query parameter {name!r}; known here: {', '.join(known)}")
+            if not value:
+                raise BadRequest(f"query parameter {name!r} is empty")
             found.setdefault(key, []).append(value)
         return found
 
@@ -158,7 +160,7 @@ class Api:
                 allowed.append(route.method)
         if allowed:
             raise MethodNotAllowed(
-                f"method {request.method} is not allowed here; allowed: {', '.join(allowed)}"
+                f"method {request.method} is not allowed here; allowed: {', '.join(allowed)}", tuple(allowed)
             )
         raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
 
@@ -186,6 +188,8 @@ def error_response(error: Exception) -> Response:
     text = str(error)
     if isinstance(error, RequestError):
         status = error.status
+        if isinstance(error, MethodNotAllowed):
+            headers["Allow"] = ", ".join(error.allowed)
     elif isinstance(error, StoreFull):
         status = 507
     elif isinstance(error, BrokerError):

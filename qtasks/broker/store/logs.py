@@ -7,17 +7,18 @@ instead of one for each state halves what a delivery writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qtasks.broker.store import messages
 from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.filters import EVERYTHING, MessageFilter
 from qtasks.broker.store.records import LogKind
 from qtasks.broker.store.views import header_map, message_view
 from qtasks.protocol.shapes import LogEntry, MessageView, State
 
-PER_ATTEMPT = 4  # entries of one attempt: its place within its message is 4 * epoch + n
+PER_ATTEMPT = 8  # steps of one attempt: its place within its message is 8 * epoch + n
 BULKS = 100  # pages read for one answer at most, when a filter matches little
 
 
@@ -40,15 +41,14 @@ NEWEST = Place(1 << 62, 1 << 62, 1 << 62)
 class LogFilter:
     """What entries to give; None asks for all."""
 
-    message_id: str | None = None
+    messages: MessageFilter = EVERYTHING
     states: frozenset[State] | None = None
-    queue: str | None = None
 
-    def matches(self, entry: LogEntry) -> bool:
+    def matches(self, entry: LogEntry, message: MessageView) -> bool:
         """Say whether an entry is asked for."""
-        return (self.states is None or entry.state in self.states) and (
-            self.queue is None or entry.queue_name == self.queue
-        )
+        if self.states is not None and entry.state not in self.states:
+            return False
+        return self.messages.matches(message, entry.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def log_page(
     session: Session, wanted: LogFilter, before: Place | None, count: int
 ) -> tuple[list[LogEntry], str | None]:
     """List log entries, newest first; also give the cursor of the next page, None at the end."""
-    source = _steps_of(session, wanted.message_id) if wanted.message_id else _steps_of_all(session)
+    ids = wanted.messages.message_ids
+    source = _steps_of_all(session) if ids is None else _steps_of(session, ids)
     contents: dict[int, MessageView] = {}
     found: list[LogEntry] = []
     place = before or NEWEST
@@ -75,7 +76,7 @@ def log_page(
                 return found, str(place)
             place = step.place
             entry = _entry(session, step, contents)
-            if entry is not None and wanted.matches(entry):
+            if entry is not None and wanted.matches(entry, contents[place.seq]):
                 found.append(entry)
         if len(steps) <= count:
             return found, None
@@ -93,13 +94,18 @@ def _steps_of_all(session: Session) -> _Source:
 
     def bulk(before: Place, count: int) -> list[_Step]:
         epoch = before.step // PER_ATTEMPT
-        bounds = {"time": before.time, "seq": before.seq, "epoch": epoch, "count": count}
-        created = {"created_seq": _last_created(session, before), "count": count}
+        # Bounds include the row that the place itself is of, which may have nothing older to give.
+        bounds = {"time": before.time, "seq": before.seq, "epoch": epoch, "count": count + 1}
+        created = {"created_seq": _last_created(session, before), "count": count + 1}
         steps = [_created(*row) for row in session.all("log_created", created)]
         for row in session.all("log_ended", bounds):
             steps.extend(_ended(row))
-        steps.extend(_started(row) for row in session.all("log_started", bounds))
-        steps.extend(_active(row) for row in session.all("log_active", {}))
+        for row in session.all("log_started", bounds):
+            steps.extend(_started(row))
+        for row in session.all("log_cancelled", bounds):
+            steps.extend(_called_off(row))
+        for row in session.all("log_active", {}):
+            steps.extend(_in_flight(row))
         return _newest(steps, before, count)
 
     return bulk
@@ -124,15 +130,19 @@ def _last_created_at(session: Session, time: int) -> int:
     return low
 
 
-def _steps_of(session: Session, message_id: str) -> _Source:
-    row = session.one("log_seq_of_message", {"id": message_id})
+def _steps_of(session: Session, message_ids: Iterable[str]) -> _Source:
+    """Read all there is of some messages: they have few entries each."""
     steps: list[_Step] = []
-    if row is not None:
+    for message_id in message_ids:
+        row = session.one("log_seq_of_message", {"id": message_id})
+        if row is None:
+            continue
         of_message = {"seq": row[0]}
         steps.append(_created(*row))
         for attempt in session.all("log_of_message", of_message):
-            steps.extend((_started(attempt), *_ended(attempt)))
-        steps.extend(_active(each) for each in session.all("log_active_of_message", of_message))
+            steps.extend((*_started(attempt), *_called_off(attempt), *_ended(attempt)))
+        for each in session.all("log_active_of_message", of_message):
+            steps.extend(_in_flight(each))
     return lambda before, count: _newest(steps, before, count)
 
 
@@ -145,28 +155,41 @@ def _created(seq: int, created_at: int) -> _Step:
     return _Step(Place(created_at, seq, 0), State.CREATED, {})
 
 
-def _active(row: Row) -> _Step:
-    seq, epoch, started_at = row
-    return _Step(Place(started_at, seq, PER_ATTEMPT * epoch), State.ACTIVE, {})
+def _in_flight(row: Row) -> Iterator[_Step]:
+    seq, epoch, started_at, cancel_at = row
+    yield _Step(Place(started_at, seq, PER_ATTEMPT * epoch), State.ACTIVE, {})
+    if cancel_at is not None:
+        yield _Step(Place(cancel_at, seq, PER_ATTEMPT * epoch + 1), State.CANCEL_REQUESTED, {})
 
 
-def _started(row: Row) -> _Step:
-    return _active((row[0], row[1], row[3]))
+def _started(row: Row) -> Iterator[_Step]:
+    seq, epoch, kind, started_at, *_ = row
+    if kind != LogKind.CANCELLED:
+        yield _Step(Place(started_at, seq, PER_ATTEMPT * epoch), State.ACTIVE, {})
+
+
+def _called_off(row: Row) -> Iterator[_Step]:
+    seq, epoch, _, _, _, _, cancel_at, *_ = row
+    if cancel_at is not None:
+        yield _Step(Place(cancel_at, seq, PER_ATTEMPT * epoch + 1), State.CANCEL_REQUESTED, {})
 
 
 def _ended(row: Row) -> Iterator[_Step]:
-    seq, epoch, kind, _, ended_at, next_at, status, error, headers, body = row
-    first = PER_ATTEMPT * epoch + 1
+    seq, epoch, kind, _, ended_at, next_at, _, status, error, headers, body = row
+    first = Place(ended_at, seq, PER_ATTEMPT * epoch + 2)
+    second = replace(first, step=first.step + 1)
     answer = {"response_status": status, "response_header": header_map(headers), "response_body": body or b""}
     if kind == LogKind.DELIVERED:
-        yield _Step(Place(ended_at, seq, first), State.DELIVERED, {"response_status": status})
+        yield _Step(first, State.DELIVERED, {"response_status": status})
         return
-    if kind != LogKind.RETURNED:  # that one spent no attempt: it is no error of the destination
-        yield _Step(Place(ended_at, seq, first), State.ERROR, {"error": error, **answer})
+    if kind not in (LogKind.RETURNED, LogKind.CANCELLED):  # no error of the destination
+        yield _Step(first, State.ERROR, {"error": error, **answer})
     if kind == LogKind.FAILED:
-        yield _Step(Place(ended_at, seq, first + 1), State.FAILED, {"response_status": status})
+        yield _Step(second, State.FAILED, {"response_status": status})
+    elif kind in (LogKind.CANCELLED, LogKind.ENDED_CANCELLED):
+        yield _Step(second, State.CANCELED, {})
     else:
-        yield _Step(Place(ended_at, seq, first + 1), State.RETRY, {"next_delivery_time": next_at})
+        yield _Step(second, State.RETRY, {"next_delivery_time": next_at})
 
 
 def _entry(session: Session, step: _Step, contents: dict[int, MessageView]) -> LogEntry | None:
@@ -204,7 +227,7 @@ def _with_content(step: _Step, message: MessageView) -> LogEntry:
 def parse_place(text: str) -> Place | None:
     """Read a cursor of the log, or a bare instant in ms ("older than"); None if it is neither."""
     parts = text.split("-")
-    if len(parts) > 3 or not all(each.isdecimal() for each in parts) or len(text) > 60:
-        return None
+    if len(parts) > 3 or not all(each.isdecimal() and len(each) <= 18 for each in parts):
+        return None  # more digits are beyond what a database counts
     numbers = [int(each) for each in parts]
     return Place(*numbers, *[0] * (3 - len(numbers)))

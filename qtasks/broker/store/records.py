@@ -32,6 +32,10 @@ class LogKind(IntEnum):
     FAILED = 3
     RETURNED = 4
     """Handed back without spending an attempt."""
+    CANCELLED = 5
+    """Called off while it waited; no attempt belongs to this row."""
+    ENDED_CANCELLED = 6
+    """The attempt failed, and no other follows because the message was called off meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,12 @@ class Dead:
     """No attempt remains, or none is wanted: to the dead letter queue."""
 
 
-Verdict = Delivered | Again | Dead
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Another attempt would follow, had the message not been called off (contract 1.9)."""
+
+
+Verdict = Delivered | Again | Dead | Cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,8 @@ class Settlement:
     reply: Reply
     verdict: Verdict
     ended_at: int
+    cancel_at: int | None = None
+    """When it was called off during the attempt; found by the store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,12 @@ STAGES = {
     Stage.HELD: "SCHEDULED",
     Stage.READY: "QUEUED",
 }
-ENDS = {LogKind.DELIVERED: "SUCCEEDED", LogKind.FAILED: "FAILED"}
+ENDS = {
+    LogKind.DELIVERED: "SUCCEEDED",
+    LogKind.FAILED: "FAILED",
+    LogKind.CANCELLED: "CANCELLED",
+    LogKind.ENDED_CANCELLED: "CANCELLED",
+}
 
 
 def find_result(session: Session, task_id: str, now: int) -> ResultView:

@@ -7,6 +7,7 @@ The end of a message, its log row, its result, its dead letter and the slot it f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from qtasks.broker.store.database import Session
 from qtasks.broker.store.messages import orphaned, pack_headers
 from qtasks.broker.store.records import (
     Again,
+    Cancelled,
     Claim,
     Dead,
     Delivered,
@@ -27,12 +29,17 @@ from qtasks.broker.store.records import (
 )
 
 INTERRUPTED = "interrupted: the broker stopped before the reply was known"
-KINDS = {Delivered: LogKind.DELIVERED, Dead: LogKind.FAILED}
+KINDS = {Delivered: LogKind.DELIVERED, Dead: LogKind.FAILED, Cancelled: LogKind.ENDED_CANCELLED}
+STATES = {Delivered: "SUCCEEDED", Dead: "FAILED", Cancelled: "CANCELLED"}
 
 
 def settle(session: Session, settlements: Sequence[Settlement]) -> list[Settlement]:
-    """Record verdicts; give those that took effect, without those whose lease was lost (promise P08)."""
-    recorded = [each for each in settlements if _move(session, each)]
+    """Record verdicts; give those that took effect, without those whose lease was lost (promise P08).
+
+    A message that was called off meanwhile gets no further attempt: its verdict comes back as
+    `Cancelled`.
+    """
+    recorded = [each for each in (_moved(session, one) for one in settlements) if each is not None]
     session.insert_many("log_insert", [_log_row(each) for each in recorded])
     dead = [_dead_letter(each) for each in recorded if isinstance(each.verdict, Dead)]
     session.insert_many("dead_letter_insert", dead)
@@ -42,15 +49,22 @@ def settle(session: Session, settlements: Sequence[Settlement]) -> list[Settleme
     return recorded
 
 
-def _move(session: Session, settlement: Settlement) -> bool:
+def _moved(session: Session, settlement: Settlement) -> Settlement | None:
+    """Move the pending row on; give what took effect, None if the lease was lost."""
     claim, verdict = settlement.claim, settlement.verdict
     fence = {"seq": claim.seq, "epoch": claim.lease_epoch}
+    row = session.one("pending_cancel_at", fence)
+    if row is not None and row[0] is not None:
+        called_off = isinstance(verdict, Again)
+        settlement = replace(settlement, verdict=Cancelled() if called_off else verdict, cancel_at=row[0])
+        verdict = settlement.verdict
     if isinstance(verdict, Again):
-        return session.run("pending_again", {**fence, **_next_attempt(claim, verdict)}) > 0
-    if session.run("pending_finish", fence) > 0:
-        return True
-    late_success = isinstance(verdict, Delivered)
-    return late_success and session.run("pending_finish_late", {"seq": claim.seq}) > 0
+        moved = session.run("pending_again", {**fence, **_next_attempt(claim, verdict)}) > 0
+    else:
+        moved = session.run("pending_finish", fence) > 0
+        if not moved and isinstance(verdict, Delivered):
+            moved = session.run("pending_finish_late", {"seq": claim.seq}) > 0
+    return settlement if moved else None
 
 
 def _next_attempt(claim: Claim, verdict: Again) -> dict[str, Any]:
@@ -91,6 +105,7 @@ def _log_row(settlement: Settlement) -> dict[str, Any]:
         "started_at": claim.started_at,
         "ended_at": settlement.ended_at,
         "next_at": (verdict.at or settlement.ended_at) if isinstance(verdict, Again) else None,
+        "cancel_at": settlement.cancel_at,
         "status": reply.status,
         "error": reply.error,
         "headers": None if delivered else pack_headers(reply.headers),
@@ -125,10 +140,11 @@ def _has_result(settlement: Settlement) -> bool:
 def _result(settlement: Settlement) -> dict[str, Any]:
     claim, reply, ended_at = settlement.claim, settlement.reply, settlement.ended_at
     succeeded = isinstance(settlement.verdict, Delivered)
-    keeps_value = succeeded and not reply.truncated
+    # It is put into answers as it is, so it must be JSON; a destination may have answered anything.
+    keeps_value = succeeded and not reply.truncated and _is_json(reply.body)
     return {
         "task_id": claim.task_id,
-        "state": "SUCCEEDED" if succeeded else "FAILED",
+        "state": STATES[type(settlement.verdict)],
         "value": reply.body if keeps_value else None,
         "error": None if succeeded else error_document(reply),
         "attempts": claim.attempt,
@@ -136,6 +152,14 @@ def _result(settlement: Settlement) -> dict[str, Any]:
         "finished_at": ended_at,
         "expires_at": ended_at + (claim.result_ttl_ms or 0),
     }
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def error_document(reply: Reply) -> bytes:

@@ -1,4 +1,4 @@
-"""What the read API shows of messages and dead letters, made from their rows."""
+"""What the read API shows of messages, made from their rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import orjson
 
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.messages import unpack_headers
-from qtasks.protocol.shapes import DeadLetter, HeaderMap, MessageView
-
-NEWEST = (1 << 62, 1 << 62)  # a cursor before everything, newest first
+from qtasks.protocol.shapes import HeaderMap, MessageView
 
 
 def find_message(session: Session, message_id: str, readable_since: int) -> MessageView | None:
@@ -54,41 +52,9 @@ def header_map(packed: bytes | None) -> HeaderMap:
     return found
 
 
-def dead_letter_page(
-    session: Session, cursor: tuple[int, int] | None, count: int
-) -> tuple[list[DeadLetter], str | None]:
-    """List dead letters, newest first; also give the cursor of the next page, None at the end."""
-    before_at, before_seq = cursor or NEWEST
-    rows = session.all(
-        "dead_letter_page", {"before_at": before_at, "before_seq": before_seq, "count": count + 1}
-    )
-    page = [_dead_letter(session, row) for row in rows[:count]]
-    return page, page[-1].dlq_id if len(rows) > count else None
-
-
-def find_dead_letter(session: Session, died_at: int, seq: int) -> DeadLetter | None:
-    """Give one dead letter."""
-    row = session.one("dead_letter_find", {"message": seq, "died_at": died_at})
-    return None if row is None else _dead_letter(session, row)
-
-
-def _dead_letter(session: Session, row: Sequence[Any]) -> DeadLetter:
-    seq, died_at, _, status, error, headers, body = row
-    content = session.one("log_message", {"seq": seq})
-    assert content is not None  # pruning keeps the content of dead letters
-    return DeadLetter(
-        dlq_id=f"{died_at}-{seq}",
-        message=message_view(content),
-        response_status=status,
-        response_header=header_map(headers),
-        response_body=body,
-        error=error,
-    )
-
-
 def parse_cursor(text: str) -> tuple[int, int] | None:
     """Read `<ms>-<seq>`, the form of DLQ ids and cursors; None if it is something else."""
     instant, dash, seq = text.partition("-")
-    if dash and instant.isdecimal() and seq.isdecimal() and len(text) < 40:
+    if dash and all(each.isdecimal() and len(each) <= 18 for each in (instant, seq)):
         return int(instant), int(seq)
-    return None
+    return None  # more digits are beyond what a database counts

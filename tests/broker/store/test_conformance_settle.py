@@ -266,7 +266,7 @@ def test_recovery_puts_back_in_play_at_once_what_was_in_flight(store: Verbs) -> 
 
     assert store.recover(NEXT_LIFE) == 2
 
-    assert [each.attempt for each in store.claim(node=NEXT_LIFE)] == [2, 1]
+    assert [each.attempt for each in store.claim(node=NEXT_LIFE)] == [2, 2, 1]
 
 
 def test_recovery_finds_nothing_to_do_after_a_clean_end(store: Verbs) -> None:
@@ -321,22 +321,38 @@ def test_a_message_without_retries_is_dead_after_a_crash(store: Verbs) -> None:
     assert store.states(message_id) == "CREATED, ACTIVE, ERROR, FAILED"
 
 
+def crash_twice(store: Verbs) -> None:
+    """Let what is ready be in flight at two crashes in a row, which makes it suspect; ends in `NEXT_LIFE`."""
+    for life in ("life-1", "life-2"):
+        assert store.claim(node=life)
+        store.recover(f"after {life}")
+    store.recover(NEXT_LIFE)
+
+
+def test_what_was_in_flight_at_one_crash_starts_together_again(store: Verbs) -> None:
+    for _ in range(3):
+        store.enqueue(**WIDE)
+    store.claim()
+
+    store.recover(NEXT_LIFE)
+
+    assert len(store.claim(node=NEXT_LIFE)) == 3
+
+
 def test_suspects_run_one_at_a_time(store: Verbs) -> None:
     for queue in ("a", "a", "b"):
         store.enqueue(queue=queue, parallelism=10, ordered=False)
-    assert len(store.claim()) == 3
-    store.recover(NEXT_LIFE)
+    crash_twice(store)
 
     first = store.claim(node=NEXT_LIFE)
     second = store.claim(node=NEXT_LIFE, alone_is_free=False)
 
-    assert ([each.alone for each in first], second) == ([True], [])
+    assert ([each.is_suspect for each in first], second) == ([True], [])
 
 
 def test_all_suspects_have_their_turn(store: Verbs) -> None:
     ids = {store.enqueue(queue=queue, parallelism=10, ordered=queue == "o") for queue in ("a", "a", "b", "o")}
-    assert len(store.claim()) == 4
-    store.recover(NEXT_LIFE)
+    crash_twice(store)
 
     delivered = set()
     for _ in range(10):
@@ -350,8 +366,7 @@ def test_all_suspects_have_their_turn(store: Verbs) -> None:
 def test_messages_that_were_not_in_flight_do_not_wait_for_the_suspects(store: Verbs) -> None:
     store.enqueue(b"suspect", **WIDE)
     store.enqueue(b"suspect", **WIDE)
-    store.claim()
-    store.recover(NEXT_LIFE)
+    crash_twice(store)
     for _ in range(3):
         store.enqueue(b"innocent", **WIDE)
     store.enqueue(b"innocent", queue="other")
@@ -366,8 +381,7 @@ def test_messages_that_were_not_in_flight_do_not_wait_for_the_suspects(store: Ve
 def test_nothing_overtakes_a_suspect_in_an_ordered_queue(store: Verbs) -> None:
     store.enqueue(b"first")
     store.enqueue(b"second")
-    store.claim_one()
-    store.recover(NEXT_LIFE)
+    crash_twice(store)
 
     assert store.claim(node=NEXT_LIFE, alone_is_free=False) == []
     assert bodies(store.claim(node=NEXT_LIFE)) == [b"first"]
@@ -375,19 +389,17 @@ def test_nothing_overtakes_a_suspect_in_an_ordered_queue(store: Verbs) -> None:
 
 def test_a_counted_reply_clears_a_suspect(store: Verbs) -> None:
     store.enqueue(**WIDE)
-    store.claim_one()
-    store.recover(NEXT_LIFE)
+    crash_twice(store)
 
     store.fail(store.claim_one(node=NEXT_LIFE), after_ms=0)
 
-    assert store.claim_one(node=NEXT_LIFE).alone is False
+    assert store.claim_one(node=NEXT_LIFE).is_suspect is False
 
 
 def test_an_uncounted_reply_does_not_clear_a_suspect(store: Verbs) -> None:
     store.enqueue(**WIDE)
-    store.claim_one()
-    store.recover(NEXT_LIFE)
+    crash_twice(store)
 
     store.hand_back(store.claim_one(node=NEXT_LIFE))
 
-    assert store.claim_one(node=NEXT_LIFE).alone is True
+    assert store.claim_one(node=NEXT_LIFE).is_suspect is True

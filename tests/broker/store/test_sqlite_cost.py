@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from qtasks.broker.store import logs, messages, queues, results, settling, views
+from qtasks.broker.store import dead_letters, logs, messages, queues, results, settling, views
 from qtasks.broker.store.database import Session
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.queries import load_queries
 from qtasks.broker.store.records import Again, Claim, Delivered, Settlement, Verdict
 from qtasks.broker.store.sqlite import SqliteDatabase, SqliteSession
@@ -178,8 +179,10 @@ def test_a_message_costs_the_same_whatever_lies_beside_it(
     [
         lambda session: views.find_message(session, "msg_none", 0),
         lambda session: results.find_result(session, "tsk_none", NOW),
-        lambda session: logs.log_page(session, logs.LogFilter(message_id="msg_none"), None, 10),
-        lambda session: views.dead_letter_page(session, None, 10),
+        lambda session: logs.log_page(
+            session, logs.LogFilter(MessageFilter(message_ids=frozenset({"msg_none"}))), None, 10
+        ),
+        lambda session: dead_letters.find_many(session, dead_letters.DeadLetterFilter(), None, 10),
     ],
     ids=["message", "result", "log of a message", "dead letters"],
 )

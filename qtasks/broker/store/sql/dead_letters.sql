@@ -17,3 +17,13 @@ WHERE d.message = :message AND d.died_at = :died_at
 -- name: dead_letter_prune
 DELETE FROM dead_letters
 WHERE message IN (SELECT message FROM dead_letters WHERE died_at <= :before ORDER BY died_at LIMIT :count)
+
+-- name: dead_letter_delete
+DELETE FROM dead_letters
+WHERE message = :message
+
+-- name: message_to_replay
+SELECT task_id, queue, url, method, headers, body, max_retries, retry_delay, timeout_ms, labels, caller_ip,
+       result_ttl_ms
+FROM messages
+WHERE seq = :seq

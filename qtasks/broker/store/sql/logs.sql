@@ -3,8 +3,10 @@
 
 -- name: log_insert
 -- A late success replaces what was recorded when its lease was given up for lost.
-INSERT INTO log (message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body)
-VALUES (:message, :epoch, :kind, :started_at, :ended_at, :next_at, :status, :error, :headers, :body)
+INSERT INTO log (message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error,
+                 headers, body)
+VALUES (:message, :epoch, :kind, :started_at, :ended_at, :next_at, :cancel_at, :status, :error,
+        :headers, :body)
 ON CONFLICT (message, epoch) DO UPDATE SET kind = excluded.kind, ended_at = excluded.ended_at,
   next_at = excluded.next_at, status = excluded.status, error = excluded.error, headers = excluded.headers,
   body = excluded.body
@@ -17,33 +19,40 @@ ORDER BY seq DESC
 LIMIT :count
 
 -- name: log_ended
-SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
 FROM log
 WHERE (ended_at, message, epoch) <= (:time, :seq, :epoch)
 ORDER BY ended_at DESC, message DESC, epoch DESC
 LIMIT :count
 
 -- name: log_started
-SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
 FROM log
 WHERE (started_at, message, epoch) <= (:time, :seq, :epoch)
 ORDER BY started_at DESC, message DESC, epoch DESC
 LIMIT :count
 
+-- name: log_cancelled
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
+FROM log
+WHERE cancel_at IS NOT NULL AND (cancel_at, message, epoch) <= (:time, :seq, :epoch)
+ORDER BY cancel_at DESC, message DESC, epoch DESC
+LIMIT :count
+
 -- name: log_active
-SELECT p.seq, p.lease_epoch, p.started_at
+SELECT p.seq, p.lease_epoch, p.started_at, p.cancel_at
 FROM queues q
 CROSS JOIN pending p
 WHERE p.queue = q.id AND p.state = 1
 
 -- name: log_of_message
-SELECT message, epoch, kind, started_at, ended_at, next_at, status, error, headers, body
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
 FROM log
 WHERE message = :seq
 ORDER BY epoch
 
 -- name: log_active_of_message
-SELECT seq, lease_epoch, started_at
+SELECT seq, lease_epoch, started_at, cancel_at
 FROM pending
 WHERE seq = :seq AND state = 1
 

@@ -94,6 +94,36 @@ SET state = :state, due_at = :due_at, attempt = :attempt, interrupted = :interru
     lease_owner = NULL, lease_until = NULL, started_at = NULL
 WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
 
+-- name: pending_of_message
+SELECT p.seq, p.queue, p.state, p.attempt, p.lease_epoch, p.cancel_at, m.task_id, m.result_ttl_ms, m.created_at
+FROM messages m
+JOIN pending p ON p.seq = m.seq
+WHERE m.id = :id
+
+-- name: pending_page
+-- What filters look at, without bodies.
+SELECT m.seq, m.id, m.queue, m.url, m.method, m.headers, x'', m.created_at, m.not_before, m.max_retries,
+       m.retry_delay, m.timeout_ms, m.labels, m.caller_ip
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.seq > :after AND p.cancel_at IS NULL
+ORDER BY p.seq
+LIMIT :count
+
+-- name: pending_request_cancel
+UPDATE pending
+SET cancel_at = :now
+WHERE seq = :seq
+
+-- name: pending_cancel_at
+SELECT cancel_at
+FROM pending
+WHERE seq = :seq AND lease_epoch = :epoch
+
+-- name: pending_delete
+DELETE FROM pending
+WHERE seq = :seq
+
 -- name: pending_orphans
 -- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
 SELECT q.id, q.ordered, p.started_at,

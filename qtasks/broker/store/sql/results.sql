@@ -21,3 +21,7 @@ LIMIT 1
 -- name: result_prune
 DELETE FROM results
 WHERE task_id IN (SELECT task_id FROM results WHERE expires_at <= :now ORDER BY expires_at LIMIT :count)
+
+-- name: result_forget
+DELETE FROM results
+WHERE task_id = :task_id

@@ -59,7 +59,8 @@ CREATE TABLE pending (
   lease_until INTEGER,
   started_at INTEGER,
   interrupted INTEGER NOT NULL DEFAULT 0,
-  guard_until INTEGER
+  guard_until INTEGER,
+  cancel_at INTEGER
 );
 
 -- claim: the next to start in a queue, and how many of its slots are taken
@@ -76,6 +77,7 @@ CREATE TABLE log (
   started_at INTEGER NOT NULL,
   ended_at INTEGER NOT NULL,
   next_at INTEGER,
+  cancel_at INTEGER,
   status INTEGER,
   error TEXT,
   headers BLOB,
@@ -86,6 +88,7 @@ CREATE TABLE log (
 -- pages of the log, newest first: by the end of an attempt, and by its start
 CREATE INDEX log_ended ON log (ended_at, message, epoch);
 CREATE INDEX log_started ON log (started_at, message, epoch);
+CREATE INDEX log_cancelled ON log (cancel_at, message, epoch) WHERE cancel_at IS NOT NULL;
 
 CREATE TABLE dead_letters (
   message INTEGER PRIMARY KEY,

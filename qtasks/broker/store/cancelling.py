@@ -1,0 +1,66 @@
+"""Calling messages off (contract 1.9): at once where they wait, at the end of the attempt where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qtasks.broker.store import queues
+from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.filters import MessageFilter
+from qtasks.broker.store.messages import pack_headers
+from qtasks.broker.store.records import LogKind, Reply, Stage
+from qtasks.broker.store.settling import error_document
+from qtasks.broker.store.views import message_view
+
+CANCELLED = "cancelled"
+
+
+def cancel(session: Session, message_ids: Iterable[str], now: int) -> int:
+    """Call messages off; say how many. Unknown, finished and already called off ones do not count."""
+    count = 0
+    freed: set[int] = set()
+    for message_id in dict.fromkeys(message_ids):
+        row = session.one("pending_of_message", {"id": message_id})
+        if row is None or row[5] is not None:
+            continue
+        count += 1
+        if row[2] == Stage.ACTIVE:
+            session.run("pending_request_cancel", {"seq": row[0], "now": now})
+        else:
+            _drop(session, row, now)
+            freed.add(row[1])
+    queues.freed(session, freed)
+    if freed:
+        session.announce()
+    return count
+
+
+def _drop(session: Session, row: Row, now: int) -> None:
+    seq, _, _, attempt, epoch, _, task_id, result_ttl_ms, created_at = row
+    at = max(now, created_at)
+    session.run("pending_delete", {"seq": seq})
+    end = {"message": seq, "epoch": epoch + 1, "kind": LogKind.CANCELLED.value, "started_at": at}
+    nothing = {"next_at": None, "status": None, "error": None, "headers": pack_headers(()), "body": b""}
+    session.insert_many("log_insert", [{**end, **nothing, "ended_at": at, "cancel_at": at}])
+    if task_id and result_ttl_ms:
+        result = {
+            "task_id": task_id,
+            "state": "CANCELLED",
+            "value": None,
+            "error": error_document(Reply(0, error=CANCELLED)),
+            "attempts": attempt,
+            "created_at": created_at,
+            "finished_at": at,
+            "expires_at": at + result_ttl_ms,
+        }
+        session.insert_many("result_insert", [result])
+
+
+def find_pending(
+    session: Session, wanted: MessageFilter, *, after: int, count: int
+) -> tuple[list[str], int | None]:
+    """Give ids of messages that match among the next `count` pending ones, and where to go on from."""
+    rows = session.all("pending_page", {"after": after, "count": count})
+    views = [message_view(row[1:]) for row in rows]
+    found = [each.message_id for each in views if wanted.matches(each, each.created_at)]
+    return found, rows[-1][0] if len(rows) == count else None

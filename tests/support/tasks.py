@@ -1,0 +1,100 @@
+"""An app's tasks and the executor that runs them, without broker, server or store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from qtasks.clock import Clock, ManualClock
+from qtasks.errors import ConfigurationError
+from qtasks.ids import Ids
+from qtasks.protocol.signature import sign
+from qtasks.tasks.calling import Caller
+from qtasks.tasks.envelope import Envelope, EnvelopeSigner, pack
+from qtasks.tasks.execution import Answer, Delivery, Executor
+from qtasks.tasks.registry import Registry
+from qtasks.tasks.task import TaskOptions, make_task
+from qtasks.tasks.threads import ThreadPool
+
+URL = "https://app.example/qtasks/run"
+NOW = 1_700_000_000_000
+KEY = "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r"
+NEXT_KEY = "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs"
+SECRET = "0123456789abcdef" * 4
+OTHER_SECRET = "fedcba9876543210" * 4
+
+
+class Workshop:
+    """Registers functions as tasks and executes deliveries of them.
+
+    `ran` lists what has been executed; tasks of tests write to it.
+    """
+
+    def __init__(
+        self,
+        *,
+        secrets: Sequence[str] = (SECRET,),
+        threads: int = 4,
+        clock: Clock | None = None,
+        redact: Sequence[str] = (),
+    ) -> None:
+        self.clock = clock or ManualClock(NOW)
+        self.ran: list[object] = []
+        self.signer = EnvelopeSigner(secrets)
+        self.registry = Registry()
+        self.executor = Executor(
+            self.registry.find,
+            signer=self.signer,
+            destination=URL,
+            threads=ThreadPool(threads, self.clock),
+            clock=self.clock,
+            redact=redact,
+        )
+        self._ids = Ids.seeded(1)
+
+    def task(self, function: Callable[..., Any], name: str | None = None) -> None:
+        """Make a task of a function, called as the function is."""
+        make_task(function, self.registry, _nobody_calls, TaskOptions(), {"name": name or function.__name__})
+
+    def envelope(self, task: str = "note", *args: Any, **changes: Any) -> Envelope:
+        """Make the envelope of a call, as `delay` would."""
+        envelope = Envelope(task, "tsk_1", args, {}, destination=URL, enqueued_at=self.clock.now())
+        return replace(envelope, **changes)
+
+    def delivery(self, envelope: Envelope, **changes: Any) -> Delivery:
+        """Make a first delivery of an envelope, signed by this app."""
+        body = pack(envelope)
+        return replace(Delivery("msg_1", body, self.signer.sign(body), 0), **changes)
+
+    async def run(self, task: str, *args: Any, **changes: Any) -> Answer:
+        """Deliver a call to the executor."""
+        return await self.executor.execute(self.delivery(self.envelope(task, *args, **changes)))
+
+    def headers(self, body: bytes, **changes: str | None) -> dict[str, str]:
+        """Give the headers of a delivery over HTTP; a header that is changed to None is left out.
+
+        Underscores stand for hyphens.
+        """
+        token = sign(URL, body, key=KEY, now=self.clock.now(), jti=self._ids.token_id())
+        good: dict[str, str | None] = {
+            "Content-Type": "application/json",
+            "Upstash-Message-Id": "msg_1",
+            "Upstash-Retried": "0",
+            "Upstash-Signature": token,
+            "Qtasks-Signature": self.signer.sign(body),
+        }
+        good |= {name.replace("_", "-"): value for name, value in changes.items()}
+        return {name: value for name, value in good.items() if value is not None}
+
+
+def _nobody_calls() -> Caller:
+    raise ConfigurationError("tasks of a workshop are delivered, not called")
+
+
+def error_of(answer: Answer) -> dict[str, Any]:
+    """Give the error document of an answer."""
+    found: dict[str, Any] = orjson.loads(answer.body)["error"]
+    return found
