@@ -7,6 +7,7 @@ each. It decides nothing: what a reply means is said in `retry.py`. HTTP is in `
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -63,20 +64,21 @@ class _Box:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._answers: list[Answer] = []
+        self._answers: deque[Answer] = deque()
         self._filled = asyncio.Event()
+        self._is_told = False
 
     def put(self, claim: Claim, reply: Reply) -> None:
         self._answers.append((claim, reply))
-        if len(self._answers) == 1:
+        if not self._is_told:
+            self._is_told = True
             self._loop.call_soon_threadsafe(self._filled.set)
 
     async def take(self) -> list[Answer]:
         await self._filled.wait()
         self._filled.clear()
-        # Swapped in one step: `put` runs on another thread and sees either the old list or the new.
-        answers, self._answers = self._answers, []
-        return answers
+        self._is_told = False  # before the box is emptied: what comes from here on tells again
+        return [self._answers.popleft() for _ in range(len(self._answers))]
 
 
 class RoutedDeliverer:

@@ -123,10 +123,10 @@ class QTasks:
         the rest is handed back.
         """
         self._lifespans += 1
-        if self._lifespans == 1:
-            self._get_executor().is_draining = False
-            await self._home.start()
         try:
+            if self._lifespans == 1:
+                self._get_executor().is_draining = False
+                await self._home.start()
             yield
         finally:
             self._lifespans -= 1
@@ -148,8 +148,12 @@ class QTasks:
 
     async def _start_late(self) -> None:
         """Start without a lifespan: it was forgotten, and a request shows that the app serves."""
-        self._lifespans += 1
-        await self._home.start()
+        self._lifespans += 1  # first, or a second request would start it again meanwhile
+        try:
+            await self._home.start()
+        except BaseException:
+            self._lifespans -= 1
+            raise
         atexit.register(self._home.abandon)
 
     # --- wiring ----------------------------------------------------------------------------------

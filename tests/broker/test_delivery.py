@@ -66,8 +66,8 @@ async def test_an_answer_does_not_wait_for_slower_ones(app_loop: asyncio.Abstrac
     told: list[Tell] = []
 
     def run(given: Sequence[Claim], tell: Tell) -> None:
-        tell(given[0], Reply(200))
         told.append(tell)
+        tell(given[0], Reply(200))
 
     both = claims(2)
     answers = InProcessDeliverer(run, app_loop).deliver(both)
