@@ -193,6 +193,14 @@ class Broker:
         if not self.database.run(lambda session: queues.set_paused(session, name, paused, now)):
             raise NotFound(f"queue {name} not found")
 
+    def delete_queue(self, name: str) -> None:
+        """Drop a queue and call off what waits in it; no error if there is none (contract 2.6)."""
+        check_queue_name(name)
+        # The most of it in steps that keep nobody waiting; the rest together with the queue.
+        self.cancel_matching(MessageFilter(queues=frozenset({name})), None)
+        now = self.clock.now()
+        self.database.run(lambda session: cancelling.delete_queue(session, name, now))
+
     def log(
         self, wanted: logs.LogFilter, before: logs.Place | None, count: int
     ) -> tuple[list[LogEntry], str | None]:

@@ -102,6 +102,26 @@ def set_queue(name: str, *, parallelism: int = 1, paused: bool | None = None) ->
     )
 
 
+def delete_queue(name: str) -> Call[None]:
+    """Drop a queue with what waits in it (contract 2.6)."""
+    return Call("DELETE", f"/v2/queues/{_segment(name)}", _nothing)
+
+
+def cancel(message_id: str) -> Call[None]:
+    """Call a message off (contract 2.4)."""
+    return Call("DELETE", f"/v2/messages/{_segment(message_id)}", _nothing)
+
+
+def replay(dlq_id: str) -> Call[Enqueued]:
+    """Run a dead letter again as a new message (contract 2.8)."""
+    return Call("POST", f"/v2/dlq/retry/{_segment(dlq_id)}", _one(Enqueued.from_json))
+
+
+def delete_dead_letter(dlq_id: str) -> Call[None]:
+    """Delete a dead letter (contract 2.8)."""
+    return Call("DELETE", f"/v2/dlq/{_segment(dlq_id)}", _nothing)
+
+
 def pause_queue(name: str) -> Call[None]:
     """Start nothing more of a queue."""
     return Call("POST", f"/v2/queues/{_segment(name)}/pause", _nothing)

@@ -23,6 +23,7 @@ ROUTES = (
     Route("GET", "/v2/queues", queues.index),
     Route("POST", "/v2/queues", queues.upsert),
     Route("GET", "/v2/queues/{queue}", queues.show),
+    Route("DELETE", "/v2/queues/{queue}", queues.delete),
     Route("POST", "/v2/queues/{queue}/pause", queues.pause),
     Route("POST", "/v2/queues/{queue}/resume", queues.resume),
     Route("GET", "/v2/logs", logs.logs),

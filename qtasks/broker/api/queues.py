@@ -37,6 +37,13 @@ async def upsert(call: Call) -> Response:
     return Response(status_code=200)
 
 
+async def delete(call: Call) -> Response:
+    """Drop a queue with what waits in it; 200 also if there is none."""
+    call.query()
+    await asyncio.to_thread(call.broker.delete_queue, call.params["queue"])
+    return Response(status_code=200)
+
+
 async def pause(call: Call) -> Response:
     """Start nothing more of a queue until it is resumed."""
     return await _set_paused(call, True)

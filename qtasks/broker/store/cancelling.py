@@ -56,6 +56,25 @@ def _drop(session: Session, row: Row, now: int) -> None:
         session.insert_many("result_insert", [result])
 
 
+def delete_queue(session: Session, name: str, now: int) -> bool:
+    """Drop a queue with what waits in it (contract 1.5); False if there is none of that name.
+
+    What is in flight goes on to its end outside the queue, and is not tried again.
+    """
+    row = session.one("queue_find", {"name": name})
+    if row is None:
+        return False
+    id_ = row[0]
+    cancel(session, [each[0] for each in session.all("queue_waiting", {"id": id_})], now)
+    active = [each[0] for each in session.all("queue_active", {"id": id_})]
+    cancel(session, active, now)
+    if active:
+        shelter = queues.find_or_create(session, queues.NOWHERE, now)
+        session.run("queue_move_active", {"id": id_, "to": shelter.id})
+    session.run("queue_delete", {"id": id_})
+    return True
+
+
 def find_pending(
     session: Session, wanted: MessageFilter, *, after: int, count: int
 ) -> tuple[list[str], int | None]:

@@ -25,6 +25,18 @@ class QueueRow:
     ordered: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Unnamed:
+    """Declares the queue of messages without one."""
+
+    queue: str = PUBLISHED
+    parallelism: int = UNLIMITED
+    ordered: bool = False
+
+
+NOWHERE = _Unnamed()
+
+
 class _Declaration(Protocol):
     @property
     def queue(self) -> str: ...

@@ -30,6 +30,7 @@ EXAMPLES = {
     "GET /v2/queues": "/v2/queues",
     "POST /v2/queues": "/v2/queues",
     "GET /v2/queues/{queue}": "/v2/queues/mail",
+    "DELETE /v2/queues/{queue}": "/v2/queues/mail",
     "POST /v2/queues/{queue}/pause": "/v2/queues/mail/pause",
     "POST /v2/queues/{queue}/resume": "/v2/queues/mail/resume",
     "GET /v2/logs": "/v2/logs",

@@ -29,6 +29,27 @@ SET paused = :paused, is_full = 0, updated_at = :now,
     turn = (SELECT turn FROM line_end)
 WHERE name = :name
 
+-- name: queue_delete
+DELETE FROM queues
+WHERE id = :id
+
+-- name: queue_waiting
+SELECT m.id
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = :id AND p.state <> 1
+
+-- name: queue_active
+SELECT m.id
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = :id AND p.state = 1
+
+-- name: queue_move_active
+UPDATE pending
+SET queue = :to
+WHERE queue = :id AND state = 1
+
 -- name: queue_list
 SELECT q.name, q.parallelism, q.ordered, q.paused, q.created_at, q.updated_at,
        (SELECT count(*) FROM pending p WHERE p.queue = q.id)
