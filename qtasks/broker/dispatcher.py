@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer, storable
 from qtasks.broker.retry import judge
 from qtasks.broker.store import messages, settling
-from qtasks.broker.store.database import Database
+from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Reply, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError
@@ -27,6 +28,7 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
+NOTHING = Claimed((), None)
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
 
@@ -60,6 +62,7 @@ class Dispatcher:
         self._answered = asyncio.Event()
         self._freed = asyncio.Event()
         self._carriers: set[asyncio.Task[None]] = set()
+        self._claim_lock = asyncio.Lock()  # two claims at once would count the same free slots
         self._stopping = asyncio.Event()
         self._hurried = False
 
@@ -70,25 +73,26 @@ class Dispatcher:
 
     async def step(self) -> Claimed:
         """Claim what is due, up to the free slots, and start its delivery."""
-        slots = self._config.concurrency - len(self._in_flight)
-        if slots <= 0 or self._stopping.is_set():
-            return Claimed((), None)
-        now = self._clock.now()
-        await self._follow_the_wall(now)
-        alone_is_free = self._alone_for_ms() is None
-        claimed = await self._database.write(
-            lambda session: messages.claim(
-                session,
-                node=self._node,
-                app=self._app,
-                slots=slots,
-                alone_is_free=alone_is_free,
-                lease_margin_ms=self._config.lease_margin_ms,
-                now=now,
-            )
-        )
-        self._start(claimed.claims)
+        async with self._claim_lock:
+            slots = self._config.concurrency - len(self._in_flight)
+            if slots <= 0 or self._stopping.is_set():
+                return NOTHING
+            await self._follow_the_wall(self._clock.now())
+            claim = self._claim_of(slots)
+            claimed = await self._database.write(claim)
+            self._start(claimed.claims)
         return claimed
+
+    def _claim_of(self, slots: int) -> Callable[[Session], Claimed]:
+        return partial(
+            messages.claim,
+            node=self._node,
+            app=self._app,
+            slots=slots,
+            alone_is_free=self._alone_for_ms() is None,
+            lease_margin_ms=self._config.lease_margin_ms,
+            now=self._clock.now(),
+        )
 
     async def _follow_the_wall(self, now: int) -> None:
         """Keep the backoff of retries what it is when somebody sets the wall clock (promise P16)."""
@@ -143,12 +147,25 @@ class Dispatcher:
 
     async def settle(self) -> int:
         """Record what became of the deliveries that have answered; say how many there were."""
+        settlements = self._take_answers()
+        if settlements:
+            await self._record(settlements)
+        return len(settlements)
+
+    async def settle_and_claim(self) -> None:
+        """Do what `settle` does and fill the slots that it frees, in one transaction and one fsync."""
+        settlements = self._take_answers()
+        if self._claim_lock.locked() or self._stopping.is_set():
+            await self._record(settlements)
+            return
+        async with self._claim_lock:
+            await self._record(settlements, then_claim=True)
+
+    def _take_answers(self) -> list[Settlement]:
         self._answered.clear()
         answers, self._answers = self._answers, []
-        if answers:
-            now = self._clock.now()
-            await self._record([self._verdict(claim, reply, now) for claim, reply in answers])
-        return len(answers)
+        now = self._clock.now()
+        return [self._verdict(claim, reply, now) for claim, reply in answers]
 
     def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
         reply = storable(reply)
@@ -156,11 +173,13 @@ class Dispatcher:
         # Not before its start: the wall clock may have been set back meanwhile.
         return Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
 
-    async def _record(self, settlements: Sequence[Settlement]) -> None:
+    async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
+        slots = self._config.concurrency - len(self._in_flight) + len(settlements) if then_claim else 0
+        work = partial(_settle_and_claim, settlements=settlements, claim=self._claim_of(slots))
         while True:
             try:
-                recorded = await self._database.write(lambda session: settling.settle(session, settlements))
+                recorded, claimed = await self._database.write(work)
                 break
             except StoreError as error:
                 log.error("cannot record deliveries yet", extra={"reason": str(error)})
@@ -173,12 +192,14 @@ class Dispatcher:
                         await self._record([each])
                     return
                 log.exception("cannot record a delivery", extra=_facts(settlements[0]))
-                recorded = []  # its lease stays, and is recovered at the next start
+                recorded, claimed = [], NOTHING  # its lease stays, and is recovered at the next start
                 break
         for each in settlements:
             self._in_flight.pop(each.claim.seq, None)
             self._alone_since.pop(each.claim.seq, None)
-        self._freed.set()
+        self._start(claimed.claims)
+        if len(self._in_flight) < self._config.concurrency or not all(map(_is_final, recorded)):
+            self._freed.set()  # there are slots left, or a new instant to wait for
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
         for each in recorded:
             _tell(each)
@@ -228,7 +249,7 @@ class Dispatcher:
         while True:
             await self._answered.wait()
             try:
-                await self.settle()
+                await self.settle_and_claim()
             except BrokerError as error:
                 self._give_up(error)
                 return
@@ -276,6 +297,13 @@ class Dispatcher:
                 [Settlement(each, HAND_BACK, back, ended_at=max(now, each.started_at)) for each in claims]
             )
         return len(claims)
+
+
+def _settle_and_claim(
+    session: Session, settlements: Sequence[Settlement], claim: Callable[[Session], Claimed]
+) -> tuple[list[Settlement], Claimed]:
+    recorded = settling.settle(session, settlements)
+    return recorded, claim(session)
 
 
 def _is_final(settlement: Settlement) -> bool:

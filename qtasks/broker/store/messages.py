@@ -148,6 +148,8 @@ def claim(
     Takes what pause, parallelism and order allow, for HTTP or for `app`. Of the messages under
     suspicion at most one is claimed at a time, and only if `alone_is_free`.
     """
+    if slots <= 0:
+        return Claimed((), None)
     promote(session, now)
     claims: list[Claim] = []
     for queue in _queues_to_visit(session):
