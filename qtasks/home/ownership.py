@@ -101,8 +101,10 @@ def _open_lock(database: Path) -> int:
 def bind_socket(database: Path) -> tuple[socket.socket, str]:
     """Bind the owner's Unix socket in a folder of this user alone; give it and its path."""
     digest = hashlib.sha256(str(database).encode()).hexdigest()[:16]
-    path = str(_socket_folder() / f"{digest}-{os.getpid()}.sock")
-    Path(path).unlink(missing_ok=True)
+    folder = _socket_folder()
+    for stale in folder.glob(f"{digest}-*.sock"):  # of owners that were killed: the lock is ours now
+        stale.unlink(missing_ok=True)
+    path = str(folder / f"{digest}-{os.getpid()}.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     return listener, path

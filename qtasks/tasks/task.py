@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from qtasks.errors import InvalidValue, TaskDefinitionError
+from qtasks.errors import BadRequest, InvalidValue, TaskDefinitionError
+from qtasks.protocol.destinations import check_queue_name
 from qtasks.protocol.durations import span_ms
 from qtasks.protocol.expression import parse_expression
 from qtasks.tasks.codec import Signature, compile_signature
@@ -66,7 +67,8 @@ class TaskOptions:
 
 def _converted(name: str, value: Any, of: str) -> tuple[str, Any]:
     try:
-        if name == "queue" and isinstance(value, str) and value:
+        if name == "queue" and isinstance(value, str):
+            check_queue_name(value)
             return "queue", value
         if name == "retries" and type(value) is int and 0 <= value <= MAX_RETRIES:
             return "retries", value
@@ -76,7 +78,7 @@ def _converted(name: str, value: Any, of: str) -> tuple[str, Any]:
             return "timeout_ms", ms
         if name == "result_ttl":
             return "result_ttl_ms", span_ms(value)
-    except (InvalidValue, TypeError, ValueError) as error:
+    except (BadRequest, InvalidValue, TypeError, ValueError) as error:
         raise TaskDefinitionError(f"{of}: {name}={value!r}: {error}") from error
     if name in CallOptions.__annotations__:
         raise TaskDefinitionError(f"{of}: {name}={value!r} is not possible; {HINTS[name]}")

@@ -238,7 +238,7 @@ async def test_a_result_of_none_is_a_result(app: QTasks) -> None:
     ("call", "text"),
     [
         (lambda task: task.delay(), r"missing.*'a'"),
-        (lambda task: task.delay(1, 2, 3), "too many positional arguments"),
+        (lambda task: task.delay(1, 2, 3), "takes 2 positional arguments but 3 were given"),
         (lambda task: task.delay(1, c=3), "unexpected keyword argument 'c'"),
         (lambda task: task.delay("one"), r"a\b.*'one'"),
         (lambda task: task.apply_async([1], countdown=1, eta=datetime.now(UTC)), "either countdown or eta"),

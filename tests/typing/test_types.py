@@ -1,0 +1,78 @@
+"""What the type checkers see: right calls pass with the right types, wrong ones are errors.
+
+`assert_type` does nothing when run; the checkers run over this file with all others. The wrong calls
+stand in `wrong_calls.py`, each marked with the error that mypy must report on its line, and no other.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, assert_type
+
+from qtasks import AsyncResult, QTasks, Queue, Task, task
+from tests.support import ROOT
+
+WRONG = Path(__file__).with_name("wrong_calls.py")
+
+tasks = QTasks("sqlite:///never_opened.db", queues={"mail": Queue(parallelism=2)})
+
+
+@tasks.task
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+@tasks.task(queue="mail", retries=5)
+async def greet(name: str, *, loud: bool = False) -> str:
+    return name.upper() if loud else name
+
+
+@task(name="tests.typing.halve", retry_delay="10s")
+def halve(n: int) -> float:
+    return n / 2
+
+
+def types_of_a_plain_function() -> None:
+    assert_type(add, Task[[int, int], int, int])
+    assert_type(add(1), int)
+    assert_type(add.delay(1, b=3), AsyncResult[int])
+    assert_type(add.delay(1).get(timeout=1), int)
+    assert_type(add.with_options(retries=0).delay(1), AsyncResult[int])
+    assert_type(add.apply_async((1,), countdown=5, queue="mail"), AsyncResult[int])
+    assert_type(halve.delay(3), AsyncResult[float])
+
+
+async def types_of_a_coroutine() -> None:
+    assert_type(greet("a", loud=True), Coroutine[Any, Any, str])
+    assert_type(await greet("a"), str)
+    assert_type(greet.delay("a"), AsyncResult[str])
+    assert_type(await greet.adelay("a", loud=True), AsyncResult[str])
+    assert_type(await (await greet.adelay("a")).aget(), str)
+    assert_type(await greet.with_options(queue="slow").adelay("a"), AsyncResult[str])
+
+
+def test_a_task_keeps_the_parameters_of_its_function_at_run_time_too() -> None:
+    assert add(1, b=3) == 4
+    assert (add.__name__, halve.name) == ("add", "tests.typing.halve")
+
+
+def test_mypy_reports_exactly_the_wrong_calls() -> None:
+    lines = WRONG.read_text(encoding="utf-8").splitlines()
+    expected = {
+        n: found[1] for n, line in enumerate(lines, 1) if (found := re.search(r"# error: ([a-z-]+)", line))
+    }
+
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--show-error-codes", str(WRONG)]
+    printed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    ).stdout
+
+    found: dict[int, str] = {}
+    for n, code in re.findall(r":(\d+): error: .*\[([a-z-]+)\]", printed):
+        found.setdefault(int(n), code)
+    assert found == expected, printed
+    assert len(expected) >= 8

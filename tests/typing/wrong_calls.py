@@ -1,0 +1,37 @@
+"""Calls that a type checker must refuse; `test_types.py` compares what mypy says with the marks.
+
+Checked there alone, so `scripts/check` passes it over.
+"""
+
+from __future__ import annotations
+
+from qtasks import QTasks
+
+tasks = QTasks()
+
+
+@tasks.task
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+@tasks.task(queue="mail")
+async def greet(name: str, *, loud: bool = False) -> str:
+    return name
+
+
+def wrong() -> None:
+    add.delay()  # error: call-arg
+    add.delay("1")  # error: arg-type
+    add.delay(1, c=2)  # error: call-arg
+    add.with_options(retries=0).delay("1")  # error: arg-type
+    add.with_options(retrys=0)  # error: call-arg
+    add.apply_async((1,), countdwn=5)  # error: call-arg
+    text: str = add.delay(1).get()  # error: assignment
+    greet.delay("a", True)  # error: call-arg
+    greet.delay(1)  # error: arg-type
+    print(text)
+
+
+@tasks.task(retrys=3)  # error: call-overload
+def misspelt() -> None: ...
