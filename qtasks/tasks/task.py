@@ -116,6 +116,10 @@ class Task(Generic[P, T, R]):
     Made by `@tasks.task` or `@task`. `function` is the function itself.
     """
 
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[P, R]
+
     def __init__(
         self,
         function: Callable[P, R],
