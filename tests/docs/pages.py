@@ -65,14 +65,12 @@ def templates(source: str) -> Iterator[str]:
     """Give the texts of a module, each `{…}` of an f-string as `<>`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr):
-            yield "".join(
-                str(part.value) if isinstance(part, ast.Constant) else "<>" for part in node.values
-            )
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "<>" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
 
 
-async def run_blocks(page: Path) -> None:
+async def run_blocks(name: str, page: str) -> None:
     """Run a page's Python blocks one after the other, with the lifespan of its `tasks` entered.
 
     They share one module, called `app`. A block that awaits runs on the loop, any other on a thread.
@@ -81,10 +79,8 @@ async def run_blocks(page: Path) -> None:
     sys.modules["app"] = module
     is_up = False
     async with AsyncExitStack() as stack:
-        for block in blocks(page.read_text(encoding="utf-8"), "python"):
-            code = compile(
-                "\n" * (block.line - 1) + block.text, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            )
+        for block in blocks(page, "python"):
+            code = compile("\n" * (block.line - 1) + block.text, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             if code.co_flags & inspect.CO_COROUTINE:
                 await eval(code, module.__dict__)
             else:
@@ -96,4 +92,4 @@ async def run_blocks(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run_blocks(Path(sys.argv[1])))
+    asyncio.run(run_blocks(sys.argv[1], Path(sys.argv[1]).read_text(encoding="utf-8")))
