@@ -41,6 +41,8 @@ class Settings:
     """Where the broker reaches this app's webhook, without the `/run` at the end."""
     allow_destinations: tuple[str, ...] = ()
     durability: str = "full"
+    send_budget_ms: int = 5000
+    """How long a call may wait in all for a broker elsewhere to accept it."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:

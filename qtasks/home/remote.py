@@ -20,7 +20,9 @@ class RemoteHome:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
-        self._sender = HttpSender(settings.broker, settings.token or "", clock=clock)
+        self._sender = HttpSender(
+            settings.broker, settings.token or "", clock=clock, budget_ms=settings.send_budget_ms
+        )
         self._is_checked = False
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:

@@ -10,11 +10,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Coroutine
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_type
 
 from qtasks import AsyncResult, QTasks, Queue, task
-from tests.support import ROOT
+from tests.support import ROOT, require
 
 WRONG = Path(__file__).with_name("wrong_calls.py")
 
@@ -60,6 +61,7 @@ def test_a_task_keeps_the_parameters_of_its_function_at_run_time_too() -> None:
 
 
 def test_mypy_reports_exactly_the_wrong_calls() -> None:
+    require(find_spec("mypy") is not None, "mypy is not installed; scripts/install installs it")
     lines = WRONG.read_text(encoding="utf-8").splitlines()
     expected = {
         n: mark[1] for n, line in enumerate(lines, 1) if (mark := re.search(r"# error: ([a-z-]+)", line))
