@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from urllib.parse import urlsplit
 
@@ -71,10 +71,10 @@ class Broker:
         """Do what `accept` does, off the event loop."""
         return await self.database.write(self._acceptance(outgoing))
 
-    def _acceptance(self, outgoing: Sequence[Outgoing]) -> Callable[[Session], list[Enqueued]]:
+    def _acceptance(self, outgoing: Sequence[Outgoing]) -> messages.Enqueueing:
         now = self.clock.now()
         prepared = [self._prepared(index, each, now, of=len(outgoing)) for index, each in enumerate(outgoing)]
-        return lambda session: messages.enqueue(session, prepared, now)
+        return messages.Enqueueing(prepared, now)
 
     def check_open(self) -> None:
         """Raise `BrokerUnavailable` for callers from outside while this process shuts down."""
@@ -386,7 +386,7 @@ def _dedup_key(outgoing: Outgoing) -> str | None:
     """Give the account-wide key of contract 3.9; an explicit id wins over the content."""
     options = outgoing.options
     if options.dedup_id is not None:
-        return f"id:{options.dedup_id}"
+        return f"{messages.EXPLICIT_KEY}{options.dedup_id}"
     if not options.content_dedup:
         return None
     digest = hashlib.sha256()

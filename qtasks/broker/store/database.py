@@ -50,6 +50,18 @@ class Session(Protocol):
 Work = Callable[[Session], T]
 
 
+class Mergeable(Protocol):
+    """A work that can be done at once with others of its kind that wait for the same commit."""
+
+    def __call__(self, session: Session) -> Any:
+        """Do this one alone."""
+        ...
+
+    def together(self, session: Session, others: Sequence[Any]) -> list[Any]:
+        """Do this one and the others; give the results of all. If it raises, each is done alone."""
+        ...
+
+
 class Database(Protocol):
     """Runs verbs in transactions. Safe to call from any thread."""
 

@@ -7,6 +7,8 @@ the number of queues grows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -20,6 +22,25 @@ from qtasks.protocol.shapes import Enqueued
 # A queue may turn out to have nothing left; as many others are then looked at in the same claim.
 CLAIM_ROUNDS = 8
 QUEUES_PER_ROUND = 64
+EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueueing:
+    """Stores the messages of one call. Calls that share a commit are stored as one: a `Mergeable`."""
+
+    messages: Sequence[NewMessage]
+    now: int
+
+    def __call__(self, session: Session) -> list[Enqueued]:
+        """Store them; raises what `enqueue` raises."""
+        return enqueue(session, self.messages, self.now)
+
+    def together(self, session: Session, others: Sequence[Enqueueing]) -> list[list[Enqueued]]:
+        """Store those of all calls; give the answers call by call."""
+        calls = (self, *others)
+        answers = iter(enqueue(session, [each for call in calls for each in call.messages], self.now))
+        return [list(islice(answers, len(call.messages))) for call in calls]
 
 
 def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[Enqueued]:
@@ -31,12 +52,15 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
     answers: list[Enqueued] = []
     fresh: list[tuple[NewMessage, queues.QueueRow]] = []
     taken: dict[str, str] = {}
+    known_queues: dict[str, queues.QueueRow] = {}
     for message in messages:
         known = _first_of_its_key(session, message, taken, now)
         if known is not None:
             answers.append(Enqueued(known, deduplicated=True))
             continue
-        queue = queues.find_or_create(session, message, now)
+        queue = known_queues.get(message.queue)
+        if queue is None:
+            queue = known_queues[message.queue] = queues.find_or_create(session, message, now)
         _check_order(message, queue)
         answers.append(Enqueued(message.id))
         fresh.append((message, queue))
@@ -52,6 +76,10 @@ def _first_of_its_key(session: Session, message: NewMessage, taken: dict[str, st
     if key in taken:
         return taken[key]
     row = session.one("dedup_find", {"key": key, "now": now})
+    if row is None and key.startswith(EXPLICIT_KEY):
+        since = now - (message.dedup_until - message.created_at)
+        task_id = key.removeprefix(EXPLICIT_KEY)
+        row = session.one("dedup_find_task", {"task_id": task_id, "since": since})
     if row is not None:
         known: str = row[0]
         return known
@@ -77,14 +105,17 @@ def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]]
         created_at = max(message.created_at, last_created_at)
         contents.append(_content(seq, message, created_at))
         pending.append(_pending(seq, message, queue, created_at))
-        if message.dedup_key is not None:
+        if message.dedup_key not in (None, f"{EXPLICIT_KEY}{message.task_id}"):
             dedup.append(
                 {"key": message.dedup_key, "message_id": message.id, "expires_at": message.dedup_until}
             )
     session.insert_many("message_insert", contents)
     session.insert_many("pending_insert", pending)
     session.insert_many("dedup_insert", dedup)
-    queues.join_line(session, {each["queue"] for each in pending if each["state"] == Stage.READY})
+    out_of_line = {queue.id for _, queue in fresh if not queue.is_in_line}
+    queues.join_line(
+        session, out_of_line & {each["queue"] for each in pending if each["state"] == Stage.READY}
+    )
     if any(each["state"] == Stage.WAITING for each in pending):
         session.announce()  # the dispatcher must learn until when it may sleep
 

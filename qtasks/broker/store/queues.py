@@ -23,6 +23,8 @@ class QueueRow:
     name: str
     parallelism: int
     ordered: bool
+    is_in_line: bool = False
+    """Whether it stands in the line for claims already, or is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def find_or_create(session: Session, wanted: _Declaration, now: int) -> QueueRow
         _create(session, new, paused=False, is_set=False, now=now)
         row = session.one("queue_find", {"name": wanted.queue})
         assert row is not None
-    return QueueRow(row[0], row[1], row[2], bool(row[3]))
+    return QueueRow(row[0], row[1], row[2], bool(row[3]), bool(row[5]))
 
 
 def _create(session: Session, wanted: QueueRow, *, paused: bool, is_set: bool, now: int) -> None:

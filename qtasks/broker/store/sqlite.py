@@ -197,7 +197,7 @@ class SqliteDatabase:
         if len(group) == 1:
             group[0].result = group[0].work(self._session)
             return
-        for ticket in group:
+        for ticket in self._merged(group):
             self._writer.execute("SAVEPOINT work")
             try:
                 ticket.result = ticket.work(self._session)
@@ -208,6 +208,26 @@ class SqliteDatabase:
                 ticket.error = meaning or error
                 self._writer.execute("ROLLBACK TO work")
             self._writer.execute("RELEASE work")
+
+    def _merged(self, group: list[_Ticket]) -> list[_Ticket]:
+        """Do what can be done together; give the rest of the group, or all of it if that failed."""
+        alike = [each for each in group if hasattr(each.work, "together")]
+        if len(alike) < 2:
+            return group
+        first: Any = alike[0].work
+        self._writer.execute("SAVEPOINT work")
+        try:
+            results = first.together(self._session, [each.work for each in alike[1:]])
+        except Exception:
+            if not self._writer.in_transaction:
+                raise
+            self._writer.execute("ROLLBACK TO work")
+            self._writer.execute("RELEASE work")
+            return group
+        self._writer.execute("RELEASE work")
+        for ticket, result in zip(alike, results, strict=True):
+            ticket.result = result
+        return [each for each in group if each not in alike]
 
     def _fail(self, reason: str) -> None:
         self._failure = reason

@@ -1,5 +1,5 @@
 -- name: queue_find
-SELECT id, name, parallelism, ordered, paused, created_at, updated_at
+SELECT id, name, parallelism, ordered, paused, turn IS NOT NULL
 FROM queues
 WHERE name = :name
 
