@@ -199,7 +199,8 @@ class Broker:
         # The most of it in steps that keep nobody waiting; the rest together with the queue.
         self.cancel_matching(MessageFilter(queues=frozenset({name})), None)
         now = self.clock.now()
-        self.database.run(lambda session: cancelling.delete_queue(session, name, now))
+        called_off = self.database.run(lambda session: cancelling.delete_queue(session, name, now))
+        self.waiters.finish(called_off.task_ids)
 
     def log(
         self, wanted: logs.LogFilter, before: logs.Place | None, count: int
@@ -216,21 +217,24 @@ class Broker:
         """Call messages off; say how many were not called off before."""
         ids = [part.strip() for each in message_ids for part in each.split(",")]
         now = self.clock.now()
-        return self.database.run(lambda session: cancelling.cancel(session, ids, now))
+        called_off = self.database.run(lambda session: cancelling.cancel(session, ids, now))
+        self.waiters.finish(called_off.task_ids)
+        return called_off.count
 
     def cancel_matching(self, wanted: MessageFilter, limit: int | None) -> int:
         """Call off what matches, up to `limit` messages, in steps that keep nobody waiting."""
         count, after = 0, 0
         now = self.clock.now()
 
-        def step(session: Session) -> tuple[int, int | None]:
+        def step(session: Session) -> tuple[cancelling.CalledOff, int | None]:
             ids, following = cancelling.find_pending(session, wanted, after=after, count=BULK_ROWS)
             left = len(ids) if limit is None else limit - count
             return cancelling.cancel(session, ids[:left], now), following
 
         while limit is None or count < limit:
-            cancelled, following = self.database.run(step)
-            count += cancelled
+            called_off, following = self.database.run(step)
+            self.waiters.finish(called_off.task_ids)
+            count += called_off.count
             if following is None:
                 break
             after = following
@@ -290,10 +294,15 @@ class Broker:
         return self.database.run(work)
 
     def _replay(self, session: Session, letter: DeadLetter, options: Options, now: int) -> Enqueued:
+        message = letter.message
+        outgoing = Outgoing(message.url, message.body, options, message.queue_name)
+        start_at = _start_at(outgoing, now)
+        self._check_quotas(outgoing, start_at, now)
         how = dead_letters.Replay(
             self._ids.message_id(now),
             now,
-            self._check_destination(letter.message.url),
+            start_at,
+            self._check_destination(message.url),
             options,
             self.config.max_timeout_ms,
         )

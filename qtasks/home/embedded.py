@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,7 @@ from qtasks.home.owner import Owner, OwnerSetup, open_broker
 from qtasks.home.ownership import Ownership, owner_socket
 from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
+from qtasks.tasks.forks import call_after_fork
 
 log = logging.getLogger("qtasks.home")
 
@@ -51,7 +53,7 @@ class EmbeddedHome:
         self._client_lock = threading.Lock()
         self._is_started = False
         self._has_warned = False
-        os.register_at_fork(after_in_child=self._forget)
+        call_after_fork(self._forget)
 
     @property
     def is_owner(self) -> bool:
@@ -140,7 +142,9 @@ class EmbeddedHome:
         with self._client_lock:
             if self._client is None or self._client[0] != socket:
                 keys = load_or_make_keys(keys_path(self._path), self._setup.ids)
-                self._client = (socket, Client("", keys.token, socket=socket, timeout=BUDGET_MS * 2 / 1000))
+                client = Client("", keys.token, socket=socket, timeout=BUDGET_MS * 2 / 1000)
+                weakref.finalize(self, client.close)
+                self._client = (socket, client)
             return self._client[1]
 
     def _warn_if_nobody_runs(self) -> None:

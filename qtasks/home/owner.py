@@ -104,12 +104,16 @@ class Owner:
             self._ownership.release()
 
     def abandon(self) -> None:
-        """Hand back what is in flight and close, from a thread without a loop."""
+        """Let go of everything at the end of the process, when no executor works any more.
+
+        What is in flight keeps its lease, and is recovered by the next owner.
+        """
+        ending = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
         try:
-            for work in (self._drain(0), self._close()):
-                asyncio.run_coroutine_threadsafe(work, self._loop).result(ABANDON_S)
+            ending.result(ABANDON_S)
         except TimeoutError:
-            return  # the process ends anyway; the next owner recovers
+            return  # the process ends anyway, and with it the lock
+        self._close_store()
         self._end_thread()
         self._ownership.release()
 
@@ -179,6 +183,13 @@ class Owner:
     def _close_store(self) -> None:
         Path(self._socket_path).unlink(missing_ok=True)
         self.broker.database.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _has_aiohttp() -> bool:

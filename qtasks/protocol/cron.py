@@ -1,4 +1,4 @@
-"""Reads cron expressions and says when they fire (contract 1.7), in wall-clock time of any zone.
+"""Reads cron expressions and says when they fire (contract 1.7), on the clocks of any zone.
 
 cronsim reads the fields and finds matching wall times. Which instants those are, where clocks are put
 forward and back, is decided here, after Debian's cron. Nobody's clock is read: instants are passed in.
@@ -77,15 +77,15 @@ class Cron:
     def latest_between(self, after_ms: int, until_ms: int) -> int | None:
         """Give the last fire after one instant and not after another, or `None` if there is none.
 
-        This costs some thirty calls of `next_after`, however many fires there were.
+        This costs a few dozen calls of `next_after` at most, however many fires there were.
         """
         latest = self.next_after(after_ms)
         if latest > until_ms:
             return None
-        # There is a fire in (latest, until] exactly if the next after `latest` is not beyond it, and
-        # so for every instant in between: halve until the next fire is the last.
+        # The last fire is in [latest, beyond]: halve that until nothing follows the latest.
         beyond = until_ms
-        while latest < beyond:
+        while (following := self.next_after(latest)) <= until_ms:
+            latest = following
             middle = (latest + beyond) // 2
             following = self.next_after(middle)
             if following <= until_ms:

@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
@@ -23,12 +24,14 @@ from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, BrokerUnreachable, RequestError
 from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
+from qtasks.tasks.forks import call_after_fork
 
 T = TypeVar("T")
 
 BUDGET_MS = 5000
 CONNECTIONS = 4
 BATCH_MESSAGES = 100
+STOP_S = 2
 BATCH_BYTES = 1024 * 1024
 LONG_POLL_MARGIN_MS = 5000
 
@@ -59,7 +62,7 @@ class HttpSender:
         self._budget_ms = budget_ms
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
-        os.register_at_fork(after_in_child=self._forget)
+        call_after_fork(self._forget)
 
     def submit(self, messages: Sequence[Outgoing]) -> Future[list[Enqueued]]:
         """Start sending; the future brings the answers."""
@@ -161,12 +164,19 @@ class HttpSender:
         with self._lock:
             if self._thread is None:
                 self._thread = _LoopThread(self._url, self._token)
+                weakref.finalize(self, _stop, self._thread, os.getpid())
             return self._thread
 
     def _forget(self) -> None:
         """A forked child has neither the thread nor a right to its connections."""
         self._lock = threading.Lock()
         self._thread = None
+
+
+def _stop(thread: _LoopThread, pid: int) -> None:
+    """Close what a forgotten sender has left open; a forked child has no such thread to ask."""
+    if os.getpid() == pid:
+        thread.stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +233,11 @@ class _LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self) -> None:
+        """Close the connections and end the thread; nothing happens the second time."""
+        if self._loop.is_closed():
+            return
         for client in (self.client, self.waiting_client):
-            self.start(client.aclose()).result()
+            self.start(client.aclose()).result(STOP_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

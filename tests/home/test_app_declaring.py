@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,26 +72,29 @@ def test_an_option_that_cannot_be_is_refused_where_it_is_written(
     def ours() -> None: ...
 
     with pytest.raises(TaskDefinitionError, match=f"task theirs: {text}"):
-        tasks.task(name="theirs", **options)(lambda_free)  # type: ignore[call-overload]  # refused
+        tasks.task(name="theirs", **options)(plain)  # type: ignore[call-overload]  # refused
     with pytest.raises(TaskDefinitionError, match=text):
         ours.with_options(**options)  # type: ignore[arg-type]  # refused
 
     assert tasks.find("theirs") is None
 
 
-def lambda_free() -> None:
+def plain() -> None:
     """A function of a module."""
 
 
 class Shop:
     def sell(self) -> None: ...
 
+    @classmethod
+    def open(cls) -> None: ...
 
-def generate() -> list[int]:
-    yield 1  # type: ignore[misc]  # it only has to be a generator
+
+def generate() -> Iterator[int]:
+    yield 1
 
 
-async def agenerate():  # type: ignore[no-untyped-def]  # it only has to be a generator
+async def agenerate() -> AsyncIterator[int]:
     yield 1
 
 
@@ -102,8 +105,8 @@ async def agenerate():  # type: ignore[no-untyped-def]  # it only has to be a ge
         (generate, "generate is a generator; a task must return its result"),
         (agenerate, "agenerate is a generator; a task must return its result"),
         (Shop().sell, r"Shop\.sell is a method; a task must be a function of a module"),
-        (staticmethod(lambda_free), "is a method; a task must be a function of a module"),
-        (classmethod(lambda_free), "is a method; a task must be a function of a module"),
+        (staticmethod(plain), "is a method; a task must be a function of a module"),
+        (Shop.__dict__["open"], "is a method; a task must be a function of a module"),
         (Shop, "Shop is not a function; decorate a function with @task"),
         (print, "print is not a function; decorate a function with @task"),
     ],
@@ -117,14 +120,13 @@ def test_what_cannot_be_a_task_is_refused_where_it_is_decorated(
 
 def test_two_tasks_of_one_name_are_refused_and_both_places_named(store: Path) -> None:
     tasks = embedded(store)
-    tasks.task(name="mail")(lambda_free)
+    tasks.task(name="mail")(plain)
 
     def other() -> None: ...
 
-    first = lambda_free.__code__.co_firstlineno
+    places = [rf"test_app_declaring\.py:{each.__code__.co_firstlineno}" for each in (plain, other)]
     with pytest.raises(
-        TaskDefinitionError,
-        match=rf"two tasks are named 'mail': .*test_app_declaring\.py:{first} and .*test_app_declaring\.py:\d+; give",
+        TaskDefinitionError, match=f"two tasks are named 'mail': .*{places[0]} and .*{places[1]}; give one"
     ):
         tasks.task(name="mail")(other)
 

@@ -8,7 +8,7 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,23 @@ from qtasks.errors import StoreUnusable
 from tests.support import ROOT
 from tests.support.homes import SOON_S, embedded, keys_of
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 
 
 def is_owned(store: Path) -> bool:
     """Say whether a process has announced that it owns the file."""
     lock = store.with_name(f"{store.name}.lock")
     return lock.exists() and bool(lock.read_bytes())
+
+
+def damage(store: Path) -> None:
+    """Put something else in the place of the database."""
+    store.write_bytes(b"this is no database" * 100)
+
+
+def mend(store: Path) -> None:
+    """Take it away again."""
+    store.unlink()
 
 
 # --- lifespans ----------------------------------------------------------------------------------
@@ -107,7 +117,7 @@ async def test_tasks_in_flight_are_let_finish_when_the_lifespan_ends(store: Path
 
 
 async def test_a_lifespan_that_cannot_start_leaves_nothing_behind(store: Path) -> None:
-    store.write_bytes(b"this is no database" * 100)
+    damage(store)
     tasks = embedded(store)
 
     with pytest.raises(StoreUnusable, match=re.escape(str(store))):
@@ -115,7 +125,7 @@ async def test_a_lifespan_that_cannot_start_leaves_nothing_behind(store: Path) -
             pass
 
     assert not is_owned(store)
-    store.unlink()
+    mend(store)
     async with tasks.lifespan():
         assert is_owned(store)
 
@@ -155,7 +165,7 @@ async def test_the_root_app_runs_from_startup_to_shutdown(store: Path) -> None:
 
 
 async def test_a_root_app_that_cannot_start_says_why(store: Path) -> None:
-    store.write_bytes(b"this is no database" * 100)
+    damage(store)
     server = LifespanServer(embedded(store))
 
     answer = await server.say("lifespan.startup")

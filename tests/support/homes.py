@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from starlette.types import ASGIApp
 
 from qtasks import QTasks, Settings
+from qtasks.broker.config import BrokerConfig
 from qtasks.client.calls import Call
 from qtasks.client.clients import Client
 from qtasks.home.keys import keys_path
 from qtasks.home.listener import Listener
-from qtasks.home.owner import BrokerConfig
 from qtasks.home.ownership import owner_socket
 from qtasks.home.server import Server, ServerSetup, _bind
 from tests.support.api import read_keys
@@ -107,13 +107,18 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
 
 async def until(is_so: Callable[[], object]) -> None:
     """Wait until something is so: for what nothing announces."""
-    async with asyncio.timeout(SOON_S):
-        while not is_so():
-            await asyncio.sleep(0.005)
+
+    async def ask() -> object:
+        return is_so()
+
+    await until_found(ask, bool)
 
 
-async def until_it_is(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
-    """Wait until an answer is the wanted one."""
+async def until_found(ask: Callable[[], Awaitable[T]], is_it: Callable[[T], object]) -> T:
+    """Ask until the answer is as wanted, and give it."""
     async with asyncio.timeout(SOON_S):
-        while await ask() != wanted:
+        found = await ask()
+        while not is_it(found):
             await asyncio.sleep(0.005)
+            found = await ask()
+        return found

@@ -30,6 +30,7 @@ FIELDS = {
 }
 DATES = {"fromDate": "since", "toDate": "until"}
 NAMES = (*FIELDS, *DATES)
+MAY_BE_EMPTY = ("messageids", "dlqids")  # a list of none is none, never all
 BODY_LIMIT = 1024 * 1024
 MOST_DIGITS = 15
 
@@ -82,6 +83,8 @@ def _members(body: bytes, known: Sequence[str]) -> dict[str, list[str]]:
     for key, value in members.items():
         if key.lower() not in names:
             raise BadRequest(f"unknown filter {key[:64]!r}; known here: {', '.join(known)}")
+        if value in (None, "", []) and key.lower() not in MAY_BE_EMPTY:
+            raise BadRequest(f"filter {key[:64]!r} is empty; leave it out to ask for all")
         if value is not None:
             found[key.lower()] = [
                 _scalar(key, each) for each in (value if isinstance(value, list) else [value])

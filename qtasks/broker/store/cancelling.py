@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from qtasks.broker.store import queues
 from qtasks.broker.store.database import Row, Session
@@ -15,10 +16,19 @@ from qtasks.broker.store.views import message_view
 CANCELLED = "cancelled"
 
 
-def cancel(session: Session, message_ids: Iterable[str], now: int) -> int:
-    """Call messages off; say how many. Unknown, finished and already called off ones do not count."""
+@dataclass(frozen=True, slots=True)
+class CalledOff:
+    """What cancelling came to: how many messages, and which tasks have ended by it."""
+
+    count: int
+    task_ids: tuple[str, ...]
+
+
+def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
+    """Call messages off. Unknown, finished and already called off ones do not count."""
     count = 0
     freed: set[int] = set()
+    ended: list[str] = []
     for message_id in dict.fromkeys(message_ids):
         row = session.one("pending_of_message", {"id": message_id})
         if row is None or row[5] is not None:
@@ -29,10 +39,12 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> int:
         else:
             _drop(session, row, now)
             freed.add(row[1])
+            if row[6]:
+                ended.append(row[6])
     queues.freed(session, freed)
     if freed:
         session.announce()
-    return count
+    return CalledOff(count, tuple(ended))
 
 
 def _drop(session: Session, row: Row, now: int) -> None:
@@ -56,23 +68,23 @@ def _drop(session: Session, row: Row, now: int) -> None:
         session.insert_many("result_insert", [result])
 
 
-def delete_queue(session: Session, name: str, now: int) -> bool:
-    """Drop a queue with what waits in it (contract 1.5); False if there is none of that name.
+def delete_queue(session: Session, name: str, now: int) -> CalledOff:
+    """Drop a queue, if there is one, with what waits in it (contract 1.5).
 
     What is in flight goes on to its end outside the queue, and is not tried again.
     """
     row = session.one("queue_find", {"name": name})
     if row is None:
-        return False
+        return CalledOff(0, ())
     id_ = row[0]
-    cancel(session, [each[0] for each in session.all("queue_waiting", {"id": id_})], now)
+    called_off = cancel(session, [each[0] for each in session.all("queue_waiting", {"id": id_})], now)
     active = [each[0] for each in session.all("queue_active", {"id": id_})]
     cancel(session, active, now)
     if active:
         shelter = queues.find_or_create(session, queues.NOWHERE, now)
         session.run("queue_move_active", {"id": id_, "to": shelter.id})
     session.run("queue_delete", {"id": id_})
-    return True
+    return called_off
 
 
 def find_pending(

@@ -47,7 +47,7 @@ def find_many(
 ) -> tuple[list[DeadLetter], str | None]:
     """List dead letters, newest first; also give the cursor of the next page, None at the end."""
     if wanted.ids is not None:
-        places = [parse_cursor(each) for each in wanted.ids]
+        places = dict.fromkeys(parse_cursor(each) for each in wanted.ids)
         letters = [find_one(session, place) for place in places if place is not None]
         return [each for each in letters if each is not None], None
     found: list[DeadLetter] = []
@@ -99,6 +99,7 @@ class Replay:
 
     message_id: str
     now: int
+    start_at: int | None
     app: str | None
     options: Options
     """Settings that differ from `Options()` go before the stored ones."""
@@ -131,7 +132,7 @@ def _again(row: Sequence[Any], how: Replay) -> NewMessage:
         headers=unpack_headers(headers),
         body=body,
         created_at=how.now,
-        start_at=None if queue or options.delay_ms is None else how.now + options.delay_ms,
+        start_at=how.start_at,
         max_retries=max_retries if options.retries is None else options.retries,
         timeout_ms=min(options.timeout_ms or timeout_ms, how.max_timeout_ms),
         retry_delay=options.retry_delay or retry_delay,

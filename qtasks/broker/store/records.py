@@ -140,7 +140,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Another attempt would follow, had the message not been called off (contract 1.9)."""
+    """The attempt failed, and the message was called off meanwhile: that is all (contract 1.9)."""
 
 
 Verdict = Delivered | Again | Dead | Cancelled

@@ -55,7 +55,7 @@ def _moved(session: Session, settlement: Settlement) -> Settlement | None:
     fence = {"seq": claim.seq, "epoch": claim.lease_epoch}
     row = session.one("pending_cancel_at", fence)
     if row is not None and row[0] is not None:
-        called_off = isinstance(verdict, Again)
+        called_off = not isinstance(verdict, Delivered)
         settlement = replace(settlement, verdict=Cancelled() if called_off else verdict, cancel_at=row[0])
         verdict = settlement.verdict
     if isinstance(verdict, Again):
