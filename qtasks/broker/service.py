@@ -215,9 +215,8 @@ class Broker:
 
     def cancel(self, message_ids: Sequence[str]) -> int:
         """Call messages off; say how many were not called off before."""
-        ids = [part.strip() for each in message_ids for part in each.split(",")]
         now = self.clock.now()
-        called_off = self.database.run(lambda session: cancelling.cancel(session, ids, now))
+        called_off = self.database.run(lambda session: cancelling.cancel(session, message_ids, now))
         self.waiters.finish(called_off.task_ids)
         return called_off.count
 
@@ -271,15 +270,20 @@ class Broker:
 
         return self.database.run(work)
 
-    def replay(self, dlq_id: str, options: Options) -> Enqueued:
+    def replay(self, dlq_id: str, options: Options, method: str | None = None) -> Enqueued:
         """Run a dead letter again as a new message; raises `NotFound`."""
         now = self.clock.now()
         return self.database.run(
-            lambda session: self._replay(session, _find_letter(session, dlq_id), options, now)
+            lambda session: self._replay(session, _find_letter(session, dlq_id), options, method, now)
         )
 
     def replay_many(
-        self, wanted: DeadLetterFilter, cursor: str | None, count: int, options: Options
+        self,
+        wanted: DeadLetterFilter,
+        cursor: str | None,
+        count: int,
+        options: Options,
+        method: str | None = None,
     ) -> tuple[list[Enqueued], str | None]:
         """Run up to `count` dead letters again; raises `NotFound` if none of the given ids is known."""
         place = _place(cursor)
@@ -289,11 +293,13 @@ class Broker:
             found, following = dead_letters.find_many(session, wanted, place, count)
             if wanted.ids and not found:
                 raise NotFound(f"no dlq message of {len(wanted.ids)} was found")
-            return [self._replay(session, each, options, now) for each in found], following
+            return [self._replay(session, each, options, method, now) for each in found], following
 
         return self.database.run(work)
 
-    def _replay(self, session: Session, letter: DeadLetter, options: Options, now: int) -> Enqueued:
+    def _replay(
+        self, session: Session, letter: DeadLetter, options: Options, method: str | None, now: int
+    ) -> Enqueued:
         message = letter.message
         outgoing = Outgoing(message.url, message.body, options, message.queue_name)
         start_at = _start_at(outgoing, now)
@@ -304,6 +310,7 @@ class Broker:
             start_at,
             self._check_destination(message.url),
             options,
+            method,
             self.config.max_timeout_ms,
         )
         return dead_letters.replay(session, letter, how)

@@ -31,14 +31,17 @@ _NICKNAMES = {
     "@hourly": "0 * * * *",
 }
 _FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
-_MONTHS = "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
-_DAYS = "SUN|MON|TUE|WED|THU|FRI|SAT"
+_MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
+_DAYS = "SUN MON TUE WED THU FRI SAT".split()
+_NUMBERS = {name: at for at, name in enumerate(_MONTHS, 1)} | {name: at for at, name in enumerate(_DAYS)}
+_DAY_OF_WEEK = 4
+_HIGHEST = (59, 23, 31, 12, 6)
 _NUMBER = "[0-9]{1,2}"
-_VALUES = (_NUMBER, _NUMBER, _NUMBER, f"{_NUMBER}|{_MONTHS}", f"{_NUMBER}|{_DAYS}")
+_VALUES = (_NUMBER, _NUMBER, _NUMBER, "|".join([_NUMBER, *_MONTHS]), "|".join([_NUMBER, *_DAYS]))
 # What one item of a list may look like. cronsim knows more, such as `L` and `#`, which hardly
 # another cron does.
 _ITEMS = tuple(
-    re.compile(rf"(?:\*|(?P<first>{each})(?:-(?P<last>{each}))?)(?:/(?P<step>{_NUMBER}))?")
+    re.compile(rf"(?:\*|(?P<first>{each})(?:-(?P<last>{each}))?)(?:/(?P<step>{_NUMBER}))?", re.A | re.I)
     for each in _VALUES
 )
 _SEPARATOR = re.compile("[ \t]+")
@@ -201,7 +204,7 @@ def _read_fields(text: str, expression: str) -> list[str]:
     parts = _SEPARATOR.split(expression) if expression else []
     if len(parts) != len(_FIELDS):
         raise _invalid(text, f"it has {len(parts)} fields instead of five: {', '.join(_FIELDS)}")
-    return [_read_field(text, at, part.upper()) for at, part in enumerate(parts)]
+    return [_read_field(text, at, part) for at, part in enumerate(parts)]
 
 
 def _read_field(text: str, at: int, part: str) -> str:
@@ -210,18 +213,31 @@ def _read_field(text: str, at: int, part: str) -> str:
         match = _ITEMS[at].fullmatch(item)
         if match is None:
             raise _invalid(text, f"bad {_FIELDS[at]} {quoted(item)}")
-        items.append(_day_item(match) if at == _FIELDS.index("day-of-week") else item)
+        items.append(_plain_item(at, match))
     return ",".join(items)
 
 
-def _day_item(match: re.Match[str]) -> str:
-    """Keep Sunday, which is the first day and the last, from where it is not meant."""
-    item, first, last, step = match[0], match["first"], match["last"], match["step"]
-    if last == "SUN" and first != "SUN":
-        return f"{first}-7" + (f"/{step}" if step else "")
-    if first and step and not last and first != "7":
-        return f"{first}-6/{step}"
-    return item
+def _plain_item(at: int, match: re.Match[str]) -> str:
+    """Write an item with numbers, and with an end wherever cronsim would guess another one.
+
+    cronsim takes `5-5/2` for `5/2`, and lets a step such as `1/2` go on to the second Sunday, 7.
+    """
+    if match["first"] is None:
+        return match[0]
+    first, step = _number(match["first"]), match["step"]
+    if match["last"] is None:
+        last = max(first, _HIGHEST[at]) if step else first
+    elif at == _DAY_OF_WEEK and match["last"].upper() == "SUN" and first:
+        last = 7
+    else:
+        last = _number(match["last"])
+    if step is None or last == first:
+        return f"{first}-{last}" + ("/0" if step and not int(step) else "")
+    return f"{first}-{last}/{step}"
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else _NUMBERS[text.upper()]
 
 
 def _reason(parts: list[str], error: CronSimError) -> str:

@@ -11,7 +11,7 @@ from qtasks.broker.api.paging import page_size
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.broker.store.dead_letters import DeadLetterFilter
 from qtasks.errors import BadRequest
-from qtasks.protocol.headers import parse_options
+from qtasks.protocol.headers import Options, parse_options
 
 MOST = 100
 KNOWN = ("cursor", "count", "dlqIds", "responseStatus", *NAMES)
@@ -54,7 +54,7 @@ async def replay(call: Call) -> Response:
     call.query()
     call.broker.check_open()
     options = parse_options(call.headers)
-    answer = await asyncio.to_thread(call.broker.replay, call.params["id"], options)
+    answer = await asyncio.to_thread(call.broker.replay, call.params["id"], options, _method(call, options))
     return json_response(answer.to_json(), 201)
 
 
@@ -62,14 +62,21 @@ async def replay_many(call: Call) -> Response:
     """Run dead letters again by ids or filters, a page of them at a time."""
     values = await bulk_values(call, *KNOWN)
     call.broker.check_open()
+    options = parse_options(call.headers)
     answers, following = await asyncio.to_thread(
         call.broker.replay_many,
         _filter(values),
         _cursor(values),
         page_size(values, MOST),
-        parse_options(call.headers),
+        options,
+        _method(call, options),
     )
     return _page("responses", [each.to_json() for each in answers], following, status=201)
+
+
+def _method(call: Call, options: Options) -> str | None:
+    """Give the method only if the request names one: otherwise the stored one stays."""
+    return options.method if "upstash-method" in call.request.headers else None
 
 
 def _filter(values: Values) -> DeadLetterFilter:

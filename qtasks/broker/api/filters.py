@@ -83,7 +83,8 @@ def _members(body: bytes, known: Sequence[str]) -> dict[str, list[str]]:
     for key, value in members.items():
         if key.lower() not in names:
             raise BadRequest(f"unknown filter {key[:64]!r}; known here: {', '.join(known)}")
-        if value in (None, "", []) and key.lower() not in MAY_BE_EMPTY:
+        is_none = value == [] and key.lower() in MAY_BE_EMPTY
+        if value in (None, "", [], [""]) and not is_none:
             raise BadRequest(f"filter {key[:64]!r} is empty; leave it out to ask for all")
         if value is not None:
             found[key.lower()] = [

@@ -38,7 +38,8 @@ async def cancel_many(call: Call) -> Response:
         )
     ids = values.get("messageids")
     if ids is not None:
-        count = await asyncio.to_thread(call.broker.cancel, ids)
+        parts = [part.strip() for each in ids for part in each.split(",")]
+        count = await asyncio.to_thread(call.broker.cancel, parts)
     else:
         limit = page_size(values, MOST) if "count" in values else None
         count = await asyncio.to_thread(call.broker.cancel_matching, read_filter(values), limit)

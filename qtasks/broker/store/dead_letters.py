@@ -102,7 +102,8 @@ class Replay:
     start_at: int | None
     app: str | None
     options: Options
-    """Settings that differ from `Options()` go before the stored ones."""
+    """Settings that are given go before the stored ones."""
+    method: str | None
     max_timeout_ms: int
 
 
@@ -128,7 +129,7 @@ def _again(row: Sequence[Any], how: Replay) -> NewMessage:
         parallelism=1 if queue else UNLIMITED,
         ordered=bool(queue),
         url=url,
-        method=method if options.method == Options().method else options.method,
+        method=how.method or method,
         headers=unpack_headers(headers),
         body=body,
         created_at=how.now,

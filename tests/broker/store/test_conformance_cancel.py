@@ -242,7 +242,7 @@ def test_nothing_is_called_off_when_nothing_is_named(store: Verbs) -> None:
 
 
 def test_a_message_in_flight_that_was_called_off_frees_its_slot_at_its_end(store: Verbs) -> None:
-    narrow = WIDE | {"parallelism": 1}
+    narrow: dict[str, Any] = {**WIDE, "parallelism": 1}
     first, second = store.enqueue(**narrow), store.enqueue(**narrow)
     claim = store.claim_one()
     cancel(store, first)
