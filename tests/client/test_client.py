@@ -120,6 +120,7 @@ async def test_a_duplicate_is_told_from_the_first(door: Door, hook: WireServer) 
 
     first = await door.send(calls.enqueue(message))
     second = await door.send(calls.enqueue(message))
+    await hook.reached(1)
 
     assert (first.deduplicated, second.deduplicated) == (False, True)
     assert first.message_id == second.message_id
@@ -156,6 +157,7 @@ async def test_a_paused_queue_goes_on_when_it_is_resumed(door: Door, hook: WireS
 async def test_the_log_is_read_page_by_page(door: Door, hook: WireServer) -> None:
     id_ = (await door.send(calls.enqueue(Outgoing(hook.url, b"x", Options(), queue="mail")))).message_id
     await door.send(calls.enqueue(Outgoing(hook.url, b"y", Options(), queue="mail")))
+    await hook.reached(2)
     mine = calls.log(message_id=id_)
     await until_found(lambda: door.send(mine), lambda page: page.items[0].state is State.DELIVERED)
 
