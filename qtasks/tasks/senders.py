@@ -32,6 +32,7 @@ BUDGET_MS = 5000
 CONNECTIONS = 4
 BATCH_MESSAGES = 100
 STOP_S = 2
+CLOSED = "the connections to the broker were closed before it answered"
 BATCH_BYTES = 1024 * 1024
 LONG_POLL_MARGIN_MS = 5000
 
@@ -98,7 +99,11 @@ class HttpSender:
             flight = asyncio.create_task(self._fly(waiting))
             waiting.tasks.add(flight)
             flight.add_done_callback(waiting.tasks.discard)
-        return [await each.answer for each in tickets]
+        answers = await asyncio.gather(*(each.answer for each in tickets), return_exceptions=True)
+        for each in answers:
+            if isinstance(each, BaseException):
+                raise each
+        return [each for each in answers if isinstance(each, Enqueued)]
 
     async def _fly(self, waiting: _Waiting) -> None:
         """Carry what waits, as long as something does: calls that pile up share a request."""
@@ -121,6 +126,10 @@ class HttpSender:
                 return
             for each in tickets:  # one of them is refused, and the others with it: find out which
                 await self._carry([each])
+        except asyncio.CancelledError:
+            for each in tickets:
+                each.fail(BrokerUnreachable(CLOSED))
+            raise
         except Exception as error:  # a wall: every caller must hear what became of its call
             for each in tickets:
                 each.fail(error)
@@ -232,12 +241,27 @@ class _LoopThread:
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    async def _end(self) -> None:
+        """Tell everybody who still waits that nothing more comes, and close the connections."""
+        flights = list(self.waiting.tasks)
+        for each in flights:
+            each.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+        while self.waiting.tickets:
+            self.waiting.tickets.popleft().fail(BrokerUnreachable(CLOSED))
+        for client in (self.client, self.waiting_client):
+            await client.aclose()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        _, left = await asyncio.wait(rest, timeout=STOP_S / 4) if rest else (set(), set())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     def stop(self) -> None:
         """Close the connections and end the thread; nothing happens the second time."""
         if self._loop.is_closed():
             return
-        for client in (self.client, self.waiting_client):
-            self.start(client.aclose()).result(STOP_S)
+        self.start(self._end()).result(STOP_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

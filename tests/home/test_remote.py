@@ -20,6 +20,7 @@ from qtasks.errors import BadRequest, Unauthorized
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.senders import HttpSender
+from tests.support.waiting import eventually
 
 TOKEN = "0123456789abcdef"
 SECRET = "f00dfeedfacade11f00dfeedfacade22"
@@ -259,3 +260,15 @@ def test_what_is_not_configured_is_named_at_the_first_call(changes: dict[str, An
 
     with pytest.raises(ConfigurationError, match=f"needs {missing} to be set"):
         mail.delay("a")
+
+
+def test_closing_a_sender_tells_those_who_wait(fake: FakeBroker) -> None:
+    sender = HttpSender(fake.url, TOKEN, clock=SystemClock())
+    fake.gate.clear()
+    waiting = sender.submit([message()])
+    eventually(lambda: fake.seen, "the request arrives")
+
+    sender.close()
+
+    with pytest.raises(BrokerUnreachable, match="were closed before it answered"):
+        waiting.result(5)
