@@ -29,6 +29,8 @@ from qtasks.settings import Settings, database_path
 
 Say = Callable[[str], None]
 
+# Before the listener ends, so that whoever keeps a connection open is told to close it (promise P17).
+LINGER_MS = 500
 LOOK_S = 0.25  # how often the store's health is looked at
 
 
@@ -113,6 +115,7 @@ class Server:
             self._say("draining: deliveries in flight may end, new requests are told to come back")
             broker.is_draining = True
             returned = await self._drain(node)
+            await self._clock.sleep(LINGER_MS)
             await listener.stop()
             self._say(f"stopped; {returned} deliveries handed back")
         finally:

@@ -196,6 +196,9 @@ def error_response(error: Exception) -> Response:
         status = 503
         after = error.retry_after if isinstance(error, BrokerUnavailable) else None
         headers["Retry-After"] = f"{after or 1:g}"
+        if isinstance(error, BrokerUnavailable):
+            # It is about to stop: the next request must not meet the end of this connection.
+            headers["Connection"] = "close"
     else:
         log.error("request failed", exc_info=error)
         text = "internal error; the broker's log says more"
