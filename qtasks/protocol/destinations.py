@@ -18,7 +18,7 @@ MAX_URL_BYTES = 8 * 1024
 API_NAMES = ("api/llm", "api/email")
 
 _INVALID = "invalid destination url"
-_INVALID_SCHEME = f"{_INVALID}: endpoint has invalid scheme, add http:// or https://"
+_NO_SCHEME = "endpoint has invalid scheme, add http:// or https://"
 _SCHEME = re.compile(r"(https?):/(/?)", re.IGNORECASE)
 _BLANK_OR_CONTROL = re.compile("[\\s\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _QUEUE_NAME = re.compile("[A-Za-z0-9._-]{1,128}")
@@ -84,28 +84,14 @@ def parse_destination(rest: str, raw_query: str) -> tuple[Destination, list[tupl
     return Destination(url=url), config
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, what: str = "destination") -> None:
     """Refuse what cannot be a destination: raises `BadRequest`, naming what is wrong with it.
 
-    A destination is an absolute http or https URL with a host, without blanks.
+    A destination is an absolute http or https URL with a host, without blanks. `what` says in the
+    error whose URL it is.
     """
-    match = _SCHEME.match(url)
-    if match is None or not match[2]:
-        raise BadRequest(_INVALID_SCHEME)
-    if _BLANK_OR_CONTROL.search(url):
-        raise BadRequest(f"{_INVALID}: {quoted(url)} has blanks or control characters")
-    if len(url.encode()) > MAX_URL_BYTES:
-        raise BadRequest(f"{_INVALID}: {quoted(url)} is longer than {MAX_URL_BYTES} bytes")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # reading the port checks it
-    except ValueError as error:
-        raise BadRequest(f"{_INVALID}: {quoted(url)}: {error}") from error
-    if not host:
-        raise BadRequest(f"{_INVALID}: {quoted(url)} has no host")
-    # Browsers read a backslash as a slash, others as part of the user name: two different hosts.
-    if "\\" in parts.netloc:
-        raise BadRequest(f"{_INVALID}: {quoted(url)} has a backslash before or in its host")
+    if (reason := _objection(url)) is not None:
+        raise BadRequest(f"invalid {what} url: {reason}")
 
 
 def check_queue_name(name: str) -> None:
@@ -115,6 +101,27 @@ def check_queue_name(name: str) -> None:
             f"invalid queue name {quoted(name)}: "
             'it must be 1 to 128 letters (A to Z), digits, ".", "_" or "-"'
         )
+
+
+def _objection(url: str) -> str | None:
+    match = _SCHEME.match(url)
+    if match is None or not match[2]:
+        return _NO_SCHEME
+    if _BLANK_OR_CONTROL.search(url):
+        return f"{quoted(url)} has blanks or control characters"
+    if len(url.encode()) > MAX_URL_BYTES:
+        return f"{quoted(url)} is longer than {MAX_URL_BYTES} bytes"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError as error:
+        return f"{quoted(url)}: {error}"
+    if not host:
+        return f"{quoted(url)} has no host"
+    # Browsers read a backslash as a slash, others as part of the user name: two different hosts.
+    if "\\" in parts.netloc:
+        return f"{quoted(url)} has a backslash before or in its host"
+    return None
 
 
 def _as_url(text: str) -> str | None:
@@ -139,7 +146,7 @@ def _group(name: str) -> str:
     if name in API_NAMES:
         return name
     if "/" in name or ":" in name or UNSENDABLE.search(name):
-        raise BadRequest(_INVALID_SCHEME)
+        raise BadRequest(f"{_INVALID}: {_NO_SCHEME}")
     return name
 
 

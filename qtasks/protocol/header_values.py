@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from qtasks.errors import BadRequest, InvalidValue
+from qtasks.protocol.destinations import check_queue_name
 from qtasks.protocol.durations import parse_duration_ms
 from qtasks.protocol.expression import parse_expression
 from qtasks.protocol.text import quoted
@@ -21,7 +22,7 @@ MAX_DEDUP_ID_BYTES = 1024
 # As seconds still below 2^63 milliseconds, and exact in a client's double.
 _MOST_DIGITS = 15
 _DIGITS = re.compile("[0-9]+")
-_TASK_ID = re.compile("[A-Za-z0-9._-]{1,128}")
+_ID = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
 def read_count(text: str) -> int:
@@ -100,6 +101,21 @@ def read_dedup_id(text: str) -> str:
 
 def read_task_id(text: str) -> str:
     """Check a task id: it must fit into a deduplication id and the path of a URL."""
-    if not _TASK_ID.fullmatch(text):
+    return _checked_id(text)
+
+
+def read_schedule_id(text: str) -> str:
+    """Check the id of a schedule (contract 2.7), which is a segment of a path."""
+    return _checked_id(text)
+
+
+def read_queue_name(text: str) -> str:
+    """Check the name of a queue; raises `BadRequest`, with the text that queues have elsewhere."""
+    check_queue_name(text)
+    return text
+
+
+def _checked_id(text: str) -> str:
+    if not _ID.fullmatch(text):
         raise InvalidValue(f'must be 1 to 128 letters, digits, ".", "_" or "-", not {quoted(text)}')
     return text

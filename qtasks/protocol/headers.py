@@ -1,7 +1,8 @@
 """Translates between `Options` and the `Upstash-*` and `Qtasks-*` headers of a request.
 
-One table, `ROWS`, is read in both directions; forwarded headers, which have no fixed names, have
-their rules below it. Which options may go together, and quotas, are the broker's to judge.
+One table, `ROWS`, is read in both directions. Forwarded headers and those of callbacks, which have no
+fixed names, have their rules below it. Which options may go together, and quotas, are the broker's to
+judge.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ from typing import Any
 
 from qtasks.errors import BadRequest, InvalidValue
 from qtasks.protocol import header_values as values
+from qtasks.protocol.cron import Cron, parse_cron
+from qtasks.protocol.destinations import check_url
 from qtasks.protocol.durations import format_duration, parse_duration_ms
+from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, FlowSpec, parse_flow, render_flow
+from qtasks.protocol.redact import Redaction, parse_redaction, render_redaction
 from qtasks.protocol.text import UNSENDABLE, quoted
 
 MAX_FORWARDED = 100
 MAX_HEADER_BYTES = 8 * 1024
 MAX_FORWARDED_BYTES = 64 * 1024
+# A callback may have a callback of its own, and that is the last.
+MAX_CALLBACK_DEPTH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,8 @@ class Options:
     """Everything that configures one message; `None` leaves the choice to the broker.
 
     `forward` holds the headers for the destination, names in Go's canonical form, without the
-    content type. Instants are Unix milliseconds.
+    content type. Instants are Unix milliseconds. `queue` is how to make the queue that the message goes
+    to now, `schedule_queue` the name of the one that a schedule puts its messages into.
     """
 
     method: str = "POST"
@@ -53,6 +61,29 @@ class Options:
     expires_at: int | None = None
     result_ttl_ms: int | None = None
     queue: QueueSpec | None = None
+    flow: FlowSpec | None = None
+    redact: Redaction | None = None
+    cron: Cron | None = None
+    schedule_id: str | None = None
+    schedule_queue: str | None = None
+    callback: Callback | None = None
+    failure_callback: Callback | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where a callback goes, and the options of its message, none of them inherited (contract 3.6)."""
+
+    url: str
+    options: Options = Options()
+
+    @property
+    def header(self) -> dict[str, tuple[str, ...]]:
+        """The headers it forwards, as the API shows them."""
+        shown: dict[str, tuple[str, ...]] = {name: (value,) for name, value in self.options.forward}
+        if self.options.content_type is not None:
+            shown["Content-Type"] = (self.options.content_type,)
+        return shown
 
 
 def _read_queue_spec(text: str) -> QueueSpec:
@@ -103,10 +134,16 @@ ROWS = (
     Row("Qtasks-Expires", "expires_at", values.read_count, str),
     Row("Qtasks-Result-TTL", "result_ttl_ms", values.read_seconds, values.write_seconds),
     Row("Qtasks-Queue", "queue", _read_queue_spec, _write_queue_spec),
+    Row("Upstash-Redact-Fields", "redact", parse_redaction, render_redaction),
+    Row("Upstash-Cron", "cron", parse_cron, lambda cron: cron.text),
+    Row("Upstash-Schedule-Id", "schedule_id", values.read_schedule_id, str),
+    Row("Upstash-Queue-Name", "schedule_queue", values.read_queue_name, str),
 )
 
-# Headers that QStash acts on and we do not. Dropping one would change what the sender gets, so a
-# request with one is refused. A name stands for itself and for all that begin with it and "-".
+CALLBACKS = (("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback"))
+
+# What QStash acts on and the broker does not yet; `unsupported` tells. Ignoring one would change what
+# the sender gets. A name stands for itself and for all that begin with it and "-".
 UNSUPPORTED = (
     ("upstash-callback", "callbacks are"),
     ("upstash-failure-callback", "failure callbacks are"),
@@ -117,11 +154,13 @@ UNSUPPORTED = (
     ("upstash-queue-name", "schedules into a queue are"),
 )
 
-_UNSUPPORTED_NAMES = tuple(name for name, _ in UNSUPPORTED)
+# Schedules are made by requests, and these would make one of a callback.
+_NOT_FOR_CALLBACKS = {"upstash-cron", "upstash-schedule-id", "upstash-queue-name"}
 
 _OURS = ("upstash-", "qtasks-")
 _FORWARD = "upstash-forward-"
 _HEADER_FORWARD = "upstash-header-forward"
+_PREFIX = "Upstash-"
 # These frame the message on its connection; the broker's own are sent instead (contract 3.5).
 _DROPPED = {"Host", "Content-Length", "Transfer-Encoding"}
 # When all plain headers are forwarded, what concerns one connection or this request stays behind.
@@ -140,6 +179,7 @@ _KEPT_BACK = {
 
 _TOKEN = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEYED_ROWS = tuple((each.header.lower(), each) for each in ROWS)
+_HEADER_FIELDS = (*((each.header, each.field) for each in ROWS), (FLOW_KEY, "flow"), *CALLBACKS)
 _DEFAULTS = {each.name: getattr(Options(), each.name) for each in fields(Options)}
 
 # What was sent, folded: lower-case name -> (name as first sent, value).
@@ -150,36 +190,44 @@ def parse_options(
     headers: Iterable[tuple[str, str]],
     config: Iterable[tuple[str, str]] = (),
     *,
+    defaults: Iterable[tuple[str, str]] = (),
     token_in_header: bool = True,
 ) -> Options:
     """Read the options of one message from the headers of its request (contract 3).
 
-    `config` are the `upstash-*` and `qtasks-*` pairs of the query, which work like headers; a header
-    wins. Names match in any case, an empty value counts as absent, and unknown names are ignored.
-    `token_in_header` says that `Authorization` carries the broker's token, which is then never
-    forwarded. Raises `BadRequest`, naming the header.
+    `config` are the `upstash-*` and `qtasks-*` pairs of the query and `defaults` those of a URL group,
+    which work like headers; a header goes before the query, and that before a default. Names match in
+    any case, an empty value counts as absent, and unknown names are ignored, as are the settings of a
+    callback without a URL. `token_in_header` says that `Authorization` carries the broker's token,
+    which is then never forwarded. Raises `BadRequest`, naming the header.
+
+    Whether the broker acts on what it reads is for `unsupported` to say.
     """
-    sent = _folded(pair for pair in config if pair[0].lower().startswith(_OURS)) | _folded(headers)
-    _refuse_unsupported(sent)
-    found = {row.field: _read(row.header, sent[key][1], row.read) for key, row in _KEYED_ROWS if key in sent}
-    forward = _forwarded(sent, token_in_header=token_in_header)
-    if (content_type := forward.pop("Content-Type", None)) is not None:
-        found["content_type"] = content_type
-    _check_room(forward)
-    return Options(forward=tuple(forward.items()), **found)
+    sent = _folded(_ours(defaults)) | _folded(_ours(config)) | _folded(headers)
+    return _options(sent, _PREFIX, token_in_header=token_in_header)
+
+
+def unsupported(options: Options) -> str | None:
+    """Say which option in use this version of the broker does not act on: the text of its refusal."""
+    return _unsupported(options, _PREFIX)
 
 
 def render_options(options: Options) -> list[tuple[str, str]]:
     """Write options as the headers of a request: the inverse of `parse_options`.
 
     Only what differs from the defaults is written. `parse_options(render_options(o))` holds options
-    that were made in a program to the rules of the wire.
+    that were made in a program to the rules of the wire. Raises `InvalidValue` for a callback with
+    options that only a message of its own can have.
     """
     rendered = [
         (row.header, row.write(value))
         for row in ROWS
         if (value := getattr(options, row.field)) != _DEFAULTS[row.field]
     ]
+    if options.flow is not None:
+        rendered += [(FLOW_KEY, options.flow.key), (FLOW_VALUE, render_flow(options.flow))]
+    for header, field in CALLBACKS:
+        rendered.extend(_rendered_callback(header, getattr(options, field)))
     rendered.extend((f"Upstash-Forward-{name}", value) for name, value in options.forward)
     return rendered
 
@@ -192,6 +240,10 @@ def canonical_name(name: str) -> str:
     if not _TOKEN.fullmatch(name):
         return name
     return "-".join(each.capitalize() for each in name.split("-"))
+
+
+def _ours(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    return (pair for pair in pairs if pair[0].lower().startswith(_OURS))
 
 
 def _folded(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str]]:
@@ -209,13 +261,76 @@ def _folded(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     return folded
 
 
-def _refuse_unsupported(sent: _Sent) -> None:
-    for key in sent:
-        if not key.startswith(_UNSUPPORTED_NAMES):
+def _options(sent: _Sent, prefix: str, *, token_in_header: bool = True, depth: int = 0) -> Options:
+    """Read folded headers; those of a callback, whose names in full begin with another `prefix`."""
+    found = {
+        row.field: _read(_in_full(row.header, prefix), sent[key][1], row.read)
+        for key, row in _KEYED_ROWS
+        if key in sent
+    }
+    forward = _forwarded(sent, prefix, token_in_header=token_in_header)
+    if (content_type := forward.pop("Content-Type", None)) is not None:
+        found["content_type"] = content_type
+    _check_room(forward)
+    for header, field in CALLBACKS:
+        found[field] = _callback(sent, header, prefix, depth)
+    return Options(forward=tuple(forward.items()), flow=_flow(sent, prefix), **found)
+
+
+def _in_full(header: str, prefix: str) -> str:
+    return prefix + header.removeprefix(_PREFIX) if header.startswith(_PREFIX) else header
+
+
+def _flow(sent: _Sent, prefix: str) -> FlowSpec | None:
+    key, value = (
+        _read(_in_full(header, prefix), sent[header.lower()][1], str) if header.lower() in sent else ""
+        for header in (FLOW_KEY, FLOW_VALUE)
+    )
+    return parse_flow(key, value) if key or value else None
+
+
+def _callback(sent: _Sent, header: str, prefix: str, depth: int) -> Callback | None:
+    """Read a callback: its settings are those of a message, behind a longer prefix (contract 3.6)."""
+    if header.lower() not in sent:
+        return None
+    name = _in_full(header, prefix)
+    url: str = _read(name, sent[header.lower()][1], str)
+    if depth == MAX_CALLBACK_DEPTH:
+        raise BadRequest(f"{name}: the callback of a callback cannot have one")
+    check_url(url, "callback")
+    start = f"{header.lower()}-"
+    settings: dict[str, tuple[str, str]] = {}
+    for key, (spelled, value) in sent.items():
+        setting = _PREFIX + spelled[len(start) :]
+        if key.startswith(start) and setting.lower() not in _NOT_FOR_CALLBACKS:
+            settings[setting.lower()] = (setting, value)
+    return Callback(url, _options(settings, f"{name}-", depth=depth + 1))
+
+
+def _rendered_callback(header: str, callback: Callback | None) -> Iterable[tuple[str, str]]:
+    if callback is None:
+        return
+    yield header, callback.url
+    for name, value in render_options(callback.options):
+        if name == "Content-Type":
+            yield f"{header}-Forward-{name}", value
+        elif not name.startswith(_PREFIX) or name.lower() in _NOT_FOR_CALLBACKS:
+            raise InvalidValue(f"{header}: {name} cannot be set for a callback")
+        else:
+            yield f"{header}-{name.removeprefix(_PREFIX)}", value
+
+
+def _unsupported(options: Options, prefix: str) -> str | None:
+    for header, field in _HEADER_FIELDS:
+        if (value := getattr(options, field)) == _DEFAULTS[field]:
             continue
-        for name, what in UNSUPPORTED:
-            if f"{key}-".startswith(f"{name}-"):
-                raise BadRequest(f"{canonical_name(key)}: {what} not supported by this version of the broker")
+        name = _in_full(header, prefix)
+        for refused, what in UNSUPPORTED:
+            if f"{header.lower()}-".startswith(f"{refused}-"):
+                return f"{name}: {what} not supported by this version of the broker"
+        if isinstance(value, Callback) and (refusal := _unsupported(value.options, f"{name}-")):
+            return refusal
+    return None
 
 
 def _read(header: str, text: str, read: Callable[[str], object]) -> Any:
@@ -226,10 +341,11 @@ def _read(header: str, text: str, read: Callable[[str], object]) -> Any:
         raise BadRequest(f"{header}: {error}") from error
 
 
-def _forwarded(sent: _Sent, *, token_in_header: bool) -> dict[str, str]:
+def _forwarded(sent: _Sent, prefix: str, *, token_in_header: bool) -> dict[str, str]:
     """Collect the headers for the destination, canonically named (contract 3.5)."""
     flag = sent.get(_HEADER_FORWARD)
-    everything = flag is not None and _read("Upstash-Header-Forward", flag[1], values.read_flag)
+    name_in_full = _in_full("Upstash-Header-Forward", prefix)
+    everything = flag is not None and _read(name_in_full, flag[1], values.read_flag)
     plain: dict[str, str] = {}
     explicit: dict[str, str] = {}
     for key, (name, value) in sent.items():
@@ -240,9 +356,9 @@ def _forwarded(sent: _Sent, *, token_in_header: bool) -> dict[str, str]:
         else:
             continue
         if not bare_name:
-            raise BadRequest("Upstash-Forward-: the name of the header to forward is missing")
+            raise BadRequest(f"{prefix}Forward-: the name of the header to forward is missing")
         bare_name = canonical_name(bare_name)
-        _check_sendable(f"Upstash-Forward-{bare_name}", value)
+        _check_sendable(f"{prefix}Forward-{bare_name}", value)
         found[bare_name] = value
     return {name: value for name, value in (plain | explicit).items() if name not in _DROPPED}
 

@@ -64,10 +64,14 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """The broker's answer for one message; of a duplicate, the id of the message already there."""
+    """The broker's answer for one message; of a duplicate, the id of the message already there.
+
+    `url` is the endpoint's, where the destination is a URL group; otherwise there is none.
+    """
 
     message_id: str
     deduplicated: bool = False
+    url: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Make the answer's JSON object (contract 2.1)."""
@@ -81,6 +85,7 @@ class Enqueued:
 
 _ENQUEUED = (
     json.text("message_id", "messageId", required=True),
+    json.text("url", "url"),
     json.flag("deduplicated", "deduplicated"),
 )
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qtasks.errors import BadRequest
-from qtasks.protocol.durations import MAX_MS
+from qtasks.protocol.cron import parse_cron
+from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import (
     MAX_FORWARDED,
     MAX_FORWARDED_BYTES,
     MAX_HEADER_BYTES,
     ROWS,
+    Callback,
     Options,
     QueueSpec,
     canonical_name,
     parse_options,
     render_options,
 )
+from qtasks.protocol.redact import Redaction
 
 SAMPLES = [
     ("Content-Type", "text/plain; charset=utf-8", Options(content_type="text/plain; charset=utf-8")),
@@ -39,6 +40,12 @@ SAMPLES = [
     ("Qtasks-Result-TTL", "86400", Options(result_ttl_ms=86_400_000)),
     ("Qtasks-Queue", "parallelism=16; ordered=false", Options(queue=QueueSpec(16, ordered=False))),
     ("Qtasks-Queue", "ordered=true", Options(queue=QueueSpec(1, ordered=True))),
+    ("Upstash-Redact-Fields", "body, header[X]", Options(redact=Redaction(True, headers=frozenset({"x"})))),
+    ("Upstash-Cron", "CRON_TZ=UTC 0 4 * * MON", Options(cron=parse_cron("CRON_TZ=UTC 0 4 * * MON"))),
+    ("Upstash-Schedule-Id", "nightly-1", Options(schedule_id="nightly-1")),
+    ("Upstash-Queue-Name", "mail", Options(schedule_queue="mail")),
+    ("Upstash-Callback", "https://c.example/?a=,b", Options(callback=Callback("https://c.example/?a=,b"))),
+    ("Upstash-Failure-Callback", "http://f", Options(failure_callback=Callback("http://f"))),
     ("Upstash-Forward-X-Api-KEY", "k", Options(forward=(("X-Api-Key", "k"),))),
     ("Upstash-Forward-Authorization", "Bearer r", Options(forward=(("Authorization", "Bearer r"),))),
     ("Upstash-Forward-Content-Type", "a/b", Options(content_type="a/b")),
@@ -47,8 +54,10 @@ SAMPLES = [
 ]
 
 
-def test_the_table_fills_every_field_but_the_forwarded_headers_once() -> None:
-    assert sorted(row.field for row in ROWS) == sorted({each.name for each in fields(Options)} - {"forward"})
+def test_the_table_fills_every_field_but_those_of_several_headers_once() -> None:
+    of_several = {"forward", "flow", "callback", "failure_callback"}
+
+    assert sorted(row.field for row in ROWS) == sorted({each.name for each in fields(Options)} - of_several)
     assert {row.header for row in ROWS} <= {header for header, _, _ in SAMPLES}
 
 
@@ -83,6 +92,8 @@ def test_options_are_written_as_the_sdks_write_them() -> None:
         content_dedup=True,
         result_ttl_ms=60_000,
         queue=QueueSpec(16, ordered=False),
+        flow=FlowSpec("tenant-42", rate=10, parallelism=1, period_ms=60_000),
+        callback=Callback("https://c", Options(content_type="a/b", retries=1, forward=(("X", "1"),))),
     )
 
     assert render_options(options) == [
@@ -96,6 +107,12 @@ def test_options_are_written_as_the_sdks_write_them() -> None:
         ("Upstash-Content-Based-Deduplication", "true"),
         ("Qtasks-Result-TTL", "60"),
         ("Qtasks-Queue", "parallelism=16; ordered=false"),
+        ("Upstash-Flow-Control-Key", "tenant-42"),
+        ("Upstash-Flow-Control-Value", "parallelism=1, rate=10, period=60s"),
+        ("Upstash-Callback", "https://c"),
+        ("Upstash-Callback-Forward-Content-Type", "a/b"),
+        ("Upstash-Callback-Retries", "1"),
+        ("Upstash-Callback-Forward-X", "1"),
         ("Upstash-Forward-X-Tenant", "42"),
     ]
 
@@ -111,6 +128,30 @@ def test_a_header_goes_before_the_query() -> None:
     )
 
     assert options == Options(retries=1, forward=(("X", "header"),), delay_ms=3_000)
+
+
+def test_the_query_goes_before_the_defaults_of_a_group() -> None:
+    options = parse_options(
+        [("Upstash-Retries", "1"), ("Upstash-Flow-Control-Value", "rate=2")],
+        [("upstash-retries", "2"), ("upstash-delay", "2s")],
+        defaults=[
+            ("Upstash-Retries", "3"),
+            ("Upstash-Delay", "3s"),
+            ("Upstash-Timeout", "3s"),
+            ("Upstash-Flow-Control-Key", "k"),
+            ("Upstash-Flow-Control-Value", "rate=3"),
+            ("Upstash-Callback-Retries", "3"),
+            ("X-Plain", "3"),
+        ],
+    )
+
+    assert options == Options(retries=1, delay_ms=2_000, timeout_ms=3_000, flow=FlowSpec("k", rate=2))
+
+
+def test_header_forward_may_be_a_default_of_a_group() -> None:
+    options = parse_options([("X-Event", "push")], defaults=[("Upstash-Header-Forward", "true")])
+
+    assert options == Options(forward=(("X-Event", "push"),))
 
 
 def test_the_query_cannot_set_plain_headers() -> None:
@@ -134,7 +175,8 @@ def test_a_header_sent_several_times_is_one_with_its_values_joined() -> None:
     "header",
     [
         *(header for header, _, _ in SAMPLES),
-        "Upstash-Callback",
+        "Upstash-Flow-Control-Key",
+        "Upstash-Flow-Control-Value",
         "Upstash-Header-Forward",
     ],
 )
@@ -241,16 +283,19 @@ def test_header_forward_takes_the_senders_authorization_along_if_the_token_came_
         ("Upstash-Forward-X", "a\x7fb", "Upstash-Forward-X: the value must not contain"),
         ("Upstash-Deduplication-Id", "a\0b", "Upstash-Deduplication-Id: the value must not contain"),
         ("Content-Type", "a\ud800", "Content-Type: the value must not contain"),
-        ("Upstash-Callback", "https://x", "Upstash-Callback: callbacks are not supported by this version"),
-        ("upstash-callback-forward-x", "1", "Upstash-Callback-Forward-X: callbacks are not supported"),
-        ("Upstash-Failure-Callback", "https://x", "Upstash-Failure-Callback: failure callbacks are not"),
-        ("Upstash-Failure-Callback-Retries", "1", "Upstash-Failure-Callback-Retries: failure callbacks are"),
-        ("Upstash-Flow-Control-Key", "k", "Upstash-Flow-Control-Key: flow control is not supported"),
-        ("Upstash-Flow-Control-Value", "rate=1", "Upstash-Flow-Control-Value: flow control is not"),
-        ("Upstash-Redact-Fields", "body", "Upstash-Redact-Fields: redaction is not supported"),
-        ("Upstash-Cron", "* * * * *", "Upstash-Cron: schedules are not supported"),
-        ("Upstash-Schedule-Id", "s", "Upstash-Schedule-Id: schedules are not supported"),
-        ("Upstash-Queue-Name", "q", "Upstash-Queue-Name: schedules into a queue are not supported"),
+        ("Upstash-Callback", "team", "invalid callback url: endpoint has invalid scheme, add http://"),
+        ("Upstash-Failure-Callback", "https://", 'invalid callback url: "https://" has no host'),
+        ("Upstash-Callback", "https://a, https://b", "has blanks or control characters"),
+        ("Upstash-Flow-Control-Key", "k", "Upstash-Flow-Control-Value must be given together"),
+        ("Upstash-Flow-Control-Value", "rate=1", "Upstash-Flow-Control-Key and Upstash-Flow-Control-Value"),
+        (
+            "Upstash-Redact-Fields",
+            "bodies",
+            "Upstash-Redact-Fields: must list body, header or header[<name>]",
+        ),
+        ("Upstash-Cron", "* * *", 'Upstash-Cron: invalid cron "* * *": it has 3 fields instead of five'),
+        ("Upstash-Schedule-Id", "a/b", "Upstash-Schedule-Id: must be 1 to 128 letters"),
+        ("Upstash-Queue-Name", "a b", 'invalid queue name "a b"'),
     ],
 )
 @pytest.mark.parametrize("by_query", [False, True])
@@ -307,57 +352,3 @@ def test_forwarded_headers_are_limited_together() -> None:
 )
 def test_names_are_spelled_as_go_does(name: str, canonical: str) -> None:
     assert canonical_name(name) == canonical
-
-
-NAMES = st.from_regex("[A-Za-z0-9!_-]{1,20}", fullmatch=True).map(canonical_name)
-VALUES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=50)
-TRIMMED = VALUES.map(lambda value: value.strip(" \t")).filter(bool)
-RESERVED = {"Host", "Content-Length", "Transfer-Encoding", "Content-Type"}
-MILLISECONDS = st.integers(0, MAX_MS - 1)
-WHOLE_SECONDS = st.integers(0, 10**12).map(lambda seconds: seconds * 1000)
-LABELS = st.from_regex("[a-z0-9é ]{1,10}", fullmatch=True).map(str.strip).filter(bool)
-
-OPTIONS = st.builds(
-    Options,
-    method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE"]),
-    content_type=st.none() | TRIMMED,
-    forward=st.dictionaries(NAMES.filter(lambda name: name not in RESERVED), TRIMMED, max_size=5).map(
-        lambda headers: tuple(headers.items())
-    ),
-    timeout_ms=st.none() | st.integers(1, MAX_MS),
-    retries=st.none() | MILLISECONDS,
-    retry_delay=st.none() | st.sampled_from(["1000", "pow(2, retried)", "1 +  1"]),
-    delay_ms=st.none() | MILLISECONDS,
-    not_before=st.none() | WHOLE_SECONDS,
-    labels=st.lists(LABELS, unique=True, max_size=3).map(tuple),
-    dedup_id=st.none() | TRIMMED.filter(lambda text: ":" not in text),
-    content_dedup=st.booleans(),
-    task_id=st.none() | st.from_regex("[A-Za-z0-9._-]{1,128}", fullmatch=True),
-    start_at=st.none() | MILLISECONDS,
-    expires_at=st.none() | MILLISECONDS,
-    result_ttl_ms=st.none() | WHOLE_SECONDS,
-    queue=st.none() | st.builds(QueueSpec, st.integers(1, 10**6), st.booleans()),
-)
-
-
-@given(OPTIONS)
-def test_all_options_survive_the_wire(options: Options) -> None:
-    assert parse_options(render_options(options)) == options
-
-
-OUR_NAMES = st.sampled_from(
-    [*(row.header for row in ROWS), "Upstash-Header-Forward", "Upstash-Forward-X", "Upstash-Callback"]
-)
-PAIRS = st.lists(st.tuples(OUR_NAMES | NAMES | st.text(), VALUES | st.text()), max_size=8)
-
-
-@given(PAIRS, PAIRS, st.booleans())
-def test_any_headers_give_options_that_hold_the_rules_or_are_refused(
-    headers: list[tuple[str, str]], config: list[tuple[str, str]], token_in_header: bool
-) -> None:
-    try:
-        options = parse_options(headers, config, token_in_header=token_in_header)
-    except BadRequest:
-        return
-
-    assert parse_options(render_options(options)) == options

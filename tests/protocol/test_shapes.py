@@ -190,6 +190,10 @@ SAMPLES: list[tuple[Shape, dict[str, object]]] = [
     (FULL_ENTRY, FULL_ENTRY_JSON),
     (Enqueued("msg_a"), {"messageId": "msg_a"}),
     (Enqueued("msg_a", deduplicated=True), {"messageId": "msg_a", "deduplicated": True}),
+    (
+        Enqueued("msg_c", deduplicated=True, url="https://b.example"),
+        {"messageId": "msg_c", "url": "https://b.example", "deduplicated": True},
+    ),
 ]
 
 
