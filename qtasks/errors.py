@@ -131,9 +131,17 @@ class QuotaExceeded(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """Requests come faster than the broker allows (429)."""
+    """Requests come faster than the broker allows (429).
+
+    `limit` is how many a second are allowed, `reset_at` the Unix second from which on there is room again.
+    """
 
     status = 429
+
+    def __init__(self, message: str, *, limit: int | None = None, reset_at: int | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.reset_at = reset_at
 
 
 REFUSALS: dict[int, type[RequestError]] = {

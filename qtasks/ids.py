@@ -30,6 +30,10 @@ class Ids:
         """Name a call of a task; `now` is in Unix milliseconds."""
         return f"tsk_{now:012x}{self._entropy(10).hex()}"
 
+    def schedule_id(self) -> str:
+        """Name a schedule."""
+        return f"scd_{self._entropy(12).hex()}"
+
     def token_id(self) -> str:
         """Name one signed delivery (the `jti` of its JWT)."""
         return f"jwt_{self._entropy(12).hex()}"

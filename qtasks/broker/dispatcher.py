@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from qtasks.broker.callbacks import CallbacksOf
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer, storable
 from qtasks.broker.retry import judge
@@ -46,6 +48,7 @@ class Dispatcher:
         clock: Clock,
         ids: Ids,
         finished: Callable[[Sequence[str]], None] = lambda task_ids: None,
+        callbacks: CallbacksOf = lambda settlement: (),
     ) -> None:
         self._database = database
         self._deliverer = deliverer
@@ -55,7 +58,9 @@ class Dispatcher:
         self._clock = clock
         self._ids = ids
         self._finished = finished
+        self._callbacks = callbacks
         self._in_flight: dict[int, Claim] = {}
+        self._large_bytes = 0
         self._alone_since: dict[int, int] = {}
         self._wall_offset = clock.now() - clock.monotonic()
         self._answers: list[tuple[Claim, Reply]] = []
@@ -83,7 +88,7 @@ class Dispatcher:
             self._start(claimed.claims)
         return claimed
 
-    def _claim_of(self, slots: int) -> Callable[[Session], Claimed]:
+    def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
         return partial(
             messages.claim,
             node=self._node,
@@ -92,6 +97,7 @@ class Dispatcher:
             alone_is_free=self._alone_for_ms() is None,
             lease_margin_ms=self._config.lease_margin_ms,
             now=self._clock.now(),
+            large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
         )
 
     async def _follow_the_wall(self, now: int) -> None:
@@ -117,6 +123,7 @@ class Dispatcher:
 
     def _start(self, claims: Sequence[Claim]) -> None:
         self._in_flight.update((each.seq, each) for each in claims)
+        self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.seq, self._clock.monotonic()) for each in claims if each.is_suspect)
         in_process = [each for each in claims if each.app is not None]
         groups = [in_process, *([each] for each in claims if each.app is None)]
@@ -169,14 +176,20 @@ class Dispatcher:
 
     def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
         reply = storable(reply)
-        verdict = judge(claim, reply, now, self._ids.fraction())
+        verdict = judge(claim, reply, now, self._ids.fraction(), strict=self._config.strict)
         # Not before its start: the wall clock may have been set back meanwhile.
-        return Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
+        settlement = Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
+        return (
+            replace(settlement, callbacks=self._callbacks(settlement))
+            if claim.extras.has_callbacks
+            else settlement
+        )
 
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
         slots = self._config.concurrency - len(self._in_flight) + len(settlements) if then_claim else 0
-        work = partial(_settle_and_claim, settlements=settlements, claim=self._claim_of(slots))
+        freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
+        work = partial(_settle_and_claim, settlements=settlements, claim=self._claim_of(slots, freed_bytes))
         while True:
             try:
                 recorded, claimed = await self._database.write(work)
@@ -195,7 +208,8 @@ class Dispatcher:
                 recorded, claimed = [], NOTHING  # its lease stays, and is recovered at the next start
                 break
         for each in settlements:
-            self._in_flight.pop(each.claim.seq, None)
+            claim = self._in_flight.pop(each.claim.seq, None)
+            self._large_bytes -= _large_bytes(claim) if claim else 0
             self._alone_since.pop(each.claim.seq, None)
         self._start(claimed.claims)
         if len(self._in_flight) < self._config.concurrency or not all(map(_is_final, recorded)):
@@ -304,6 +318,11 @@ def _settle_and_claim(
 ) -> tuple[list[Settlement], Claimed]:
     recorded = settling.settle(session, settlements)
     return recorded, claim(session)
+
+
+def _large_bytes(claim: Claim) -> int:
+    """Say how much of the room for large bodies a claim takes."""
+    return len(claim.body) if len(claim.body) > messages.LARGE_BYTES else 0
 
 
 def _is_final(settlement: Settlement) -> bool:

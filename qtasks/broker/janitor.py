@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.store import messages, results
+from qtasks.broker.store import flow, messages, results
 from qtasks.broker.store.database import Database, Session
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError
@@ -28,9 +28,10 @@ class Janitor:
         self._database = database
         self._config = config
         self._clock = clock
-        # How far history and deduplication ids have been walked through; None at the end.
+        # How far history, deduplication ids and flow-control keys have been walked through; None at the end.
         self._behind: int | None = None
         self._behind_key: str | None = None
+        self._behind_flow: int | None = None
 
     async def step(self) -> bool:
         """Prune a little; say whether there may be more."""
@@ -49,7 +50,10 @@ class Janitor:
         self._behind = messages.prune(
             session, after=self._behind or 0, before=now - config.retention_ms, count=STEP_ROWS
         )
-        goes_on = self._behind is not None or self._behind_key is not None
+        self._behind_flow = flow.prune(
+            session, after=self._behind_flow or 0, before=now - config.retention_ms, count=STEP_ROWS
+        )
+        goes_on = any(each is not None for each in (self._behind, self._behind_key, self._behind_flow))
         return goes_on or STEP_ROWS in (expired, dead)
 
     async def run(self) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
+from qtasks.broker.callbacks import callbacks_of
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer
 from qtasks.broker.dispatcher import Dispatcher
 from qtasks.broker.janitor import Janitor
+from qtasks.broker.scheduler import Scheduler
 from qtasks.broker.service import Broker
 from qtasks.broker.store import settling
+from qtasks.broker.store.records import NewMessage, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed
 from qtasks.ids import Ids
@@ -45,16 +49,23 @@ class Node:
             clock=clock,
             ids=ids,
             finished=broker.waiters.finish,
+            callbacks=self._callbacks,
         )
+        self.scheduler = Scheduler(broker.database, broker.schedules, clock)
         self.janitor = Janitor(broker.database, config, clock)
         self._claiming: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
+
+    def _callbacks(self, settlement: Settlement) -> Sequence[NewMessage]:
+        return callbacks_of(settlement, self.broker.intake)
 
     async def recover(self) -> int:
         """Put back in play what was in flight when the last owner of this store died."""
         now, margin = self._clock.now(), self._config.lease_margin_ms
         count = await self.broker.database.write(
-            lambda session: settling.recover(session, node=self.boot_id, lease_margin_ms=margin, now=now)
+            lambda session: settling.recover(
+                session, node=self.boot_id, lease_margin_ms=margin, now=now, callbacks=self._callbacks
+            )
         )
         if count:
             log.warning("recovered deliveries of an earlier life", extra={"count": count})
@@ -66,6 +77,7 @@ class Node:
         self._claiming = asyncio.create_task(self.dispatcher.run(), name="qtasks-claiming")
         self._others = [
             asyncio.create_task(self.dispatcher.settle_forever(), name="qtasks-settling"),
+            asyncio.create_task(self.scheduler.run(), name="qtasks-scheduler"),
             asyncio.create_task(self.janitor.run(), name="qtasks-janitor"),
         ]
 

@@ -20,23 +20,24 @@ JITTER = 0.1
 UNCOUNTED_PAUSE_MS = 1000
 
 
-def judge(claim: Claim, reply: Reply, now: int, fraction: float) -> Verdict:
+def judge(claim: Claim, reply: Reply, now: int, fraction: float, *, strict: bool = False) -> Verdict:
     """Say what a reply means for its message (contract 4.3).
 
-    `now` is in Unix ms; `fraction`, from 0 to 1, spreads retries that would fall together.
+    `now` is in Unix ms; `fraction`, from 0 to 1, spreads retries that would fall together. With `strict`,
+    nothing is spread and our own marker counts for nothing, as with hosted QStash.
     """
     if 200 <= reply.status < 300:
         return Delivered()
     headers = {name.lower(): value for name, value in reply.headers}
     if reply.status == NON_RETRYABLE and headers.get("upstash-nonretryable-error", "").lower() == "true":
         return Dead()
-    marker = headers.get(UNCOUNTED)
+    marker = None if strict else headers.get(UNCOUNTED)
     if marker is not None and claim.task_id is not None and _may_go_uncounted(claim, marker, now):
         hint = retry_hint_ms(reply.headers, now)
         return Again(now + (UNCOUNTED_PAUSE_MS if hint is None else hint), counted=False)
     if claim.attempt > claim.max_retries:
         return Dead()
-    return Again(now + _delay_ms(claim, reply, now, fraction))
+    return Again(now + _delay_ms(claim, reply, now, 0 if strict else fraction))
 
 
 def _may_go_uncounted(claim: Claim, marker: str, now: int) -> bool:

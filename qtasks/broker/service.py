@@ -6,37 +6,41 @@ Every check is made before anything is stored, so a `RequestError` means that no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from urllib.parse import urlsplit
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.security import DestinationRules, check_destination
+from qtasks.broker.flow_keys import FlowKeys
+from qtasks.broker.intake import Intake
+from qtasks.broker.keys import KeyRing
+from qtasks.broker.schedules import Schedules
+from qtasks.broker.security import DestinationRules
 from qtasks.broker.store import cancelling, dead_letters, logs, messages, queues, results, views
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.dead_letters import EVERY_LETTER, DeadLetterFilter
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import NewMessage
+from qtasks.broker.tokens import Tokens
+from qtasks.broker.url_groups import UrlGroups
 from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
-from qtasks.errors import BadRequest, BrokerUnavailable, NotFound, QuotaExceeded, RequestError
+from qtasks.errors import BadRequest, BrokerError, BrokerUnavailable, NotFound, QuotaExceeded, RequestError
 from qtasks.ids import Ids
-from qtasks.protocol.destinations import check_queue_name, check_url
+from qtasks.protocol.destinations import check_queue_name
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.results import FINAL_STATES, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
 
 SETTLED = FINAL_STATES | {"UNKNOWN"}  # nothing to wait for
 BULK_ROWS = 500  # rows that one transaction of a bulk operation looks at
-INTERNAL_SUFFIX = ".qtasks.internal"
 
 
 class Broker:
     """Accepts messages and answers questions about them. Safe to call from any thread.
 
     `app` is the name of the app that this process hosts, whose messages never leave it. Without
-    `delivers_http`, other destinations are refused when a message is accepted.
+    `delivers_http`, other destinations are refused when a message is accepted. What outlives messages
+    has rooms of its own: `url_groups`, `schedules`, `flow_keys`, `tokens`, `keys`.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Broker:
         clock: Clock,
         ids: Ids,
         rules: DestinationRules,
+        keys: KeyRing,
         app: str | None = None,
         delivers_http: bool = True,
     ) -> None:
@@ -56,104 +61,43 @@ class Broker:
         self.waiters = Waiters()
         self.is_draining = False
         self._ids = ids
-        self._rules = rules
-        self._app = app
-        self._delivers_http = delivers_http
+        self.intake = Intake(config, ids=ids, rules=rules, app=app, delivers_http=delivers_http)
+        self.keys = keys
+        self.url_groups = UrlGroups(database, config, clock, self.intake)
+        self.schedules = Schedules(database, config, clock, self.intake, ids)
+        self.flow_keys = FlowKeys(database, clock)
+        self.tokens = Tokens(database, clock, ids)
 
-    def accept(self, outgoing: Sequence[Outgoing]) -> list[Enqueued]:
+    def accept(self, outgoing: Sequence[Outgoing], items: Sequence[int] | None = None) -> list[Enqueued]:
         """Check and store messages; durable when this returns, all of them or none.
 
-        Raises `BadRequest` or `QuotaExceeded` for what cannot be accepted.
+        Raises `BadRequest` or `QuotaExceeded` for what cannot be accepted; of several, the text names the
+        one by its number among `items`, or its place.
         """
-        return self.database.run(self._acceptance(outgoing))
+        return self.database.run(self._acceptance(outgoing, items))
 
-    async def aaccept(self, outgoing: Sequence[Outgoing]) -> list[Enqueued]:
+    async def aaccept(
+        self, outgoing: Sequence[Outgoing], items: Sequence[int] | None = None
+    ) -> list[Enqueued]:
         """Do what `accept` does, off the event loop."""
-        return await self.database.write(self._acceptance(outgoing))
+        return await self.database.write(self._acceptance(outgoing, items))
 
-    def _acceptance(self, outgoing: Sequence[Outgoing]) -> messages.Enqueueing:
+    def _acceptance(self, outgoing: Sequence[Outgoing], items: Sequence[int] | None) -> messages.Enqueueing:
         now = self.clock.now()
-        prepared = [self._prepared(index, each, now, of=len(outgoing)) for index, each in enumerate(outgoing)]
+        if items is None and len(outgoing) == 1:
+            return messages.Enqueueing([self.intake.prepare(outgoing[0], now)], now)
+        prepared: list[NewMessage] = []
+        for item, each in zip(items or range(len(outgoing)), outgoing, strict=True):
+            try:
+                prepared.append(self.intake.prepare(each, now))
+            except RequestError as error:
+                raise type(error)(f"message {item}: {error}") from error
         return messages.Enqueueing(prepared, now)
 
     def check_open(self) -> None:
         """Raise `BrokerUnavailable` for callers from outside while this process shuts down."""
         if self.is_draining:
             raise BrokerUnavailable("the broker is shutting down; repeat in a moment", retry_after=1)
-
-    def _prepared(self, index: int, outgoing: Outgoing, now: int, *, of: int) -> NewMessage:
-        try:
-            return self._prepare(outgoing, now)
-        except RequestError as error:
-            if of == 1:
-                raise
-            raise type(error)(f"message {index}: {error}") from error
-
-    def _prepare(self, outgoing: Outgoing, now: int) -> NewMessage:
-        """Apply the rules in the order of contract 3.11."""
-        app = self._check_destination(outgoing.destination)
-        options = outgoing.options
-        start_at = _start_at(outgoing, now)
-        self._check_quotas(outgoing, start_at, now)
-        retries = self.config.default_retries if options.retries is None else options.retries
-        queue = options.queue or QueueSpec()
-        dedup_key = _dedup_key(outgoing)
-        return NewMessage(
-            id=self._ids.message_id(now),
-            queue=outgoing.queue or queues.PUBLISHED,
-            parallelism=queue.parallelism if outgoing.queue else queues.UNLIMITED,
-            ordered=queue.ordered if outgoing.queue else False,
-            url=outgoing.destination,
-            method=options.method,
-            headers=_headers(options),
-            body=outgoing.body,
-            created_at=now,
-            start_at=start_at,
-            max_retries=retries,
-            timeout_ms=min(options.timeout_ms or self.config.max_timeout_ms, self.config.max_timeout_ms),
-            retry_delay=options.retry_delay,
-            labels=options.labels,
-            task_id=options.task_id,
-            result_ttl_ms=options.result_ttl_ms,
-            dedup_key=dedup_key,
-            dedup_until=now + self.config.dedup_window_ms,
-            app=app,
-            caller_ip=outgoing.caller_ip,
-        )
-
-    def _check_destination(self, url: str) -> str | None:
-        """Judge a URL; give the name of the app if it is an app's own address in this home."""
-        if self._app is not None and url == internal_url(self._app):
-            return self._app
-        check_url(url)
-        host = urlsplit(url).hostname or ""
-        if host.endswith(INTERNAL_SUFFIX):
-            raise BadRequest(
-                f"no app named {host.removesuffix(INTERNAL_SUFFIX)!r} runs in this broker; "
-                "an embedded SQLite broker serves the one app whose process owns the file"
-            )
-        if not self._delivers_http:
-            raise BadRequest(
-                f"this broker cannot deliver to {url}: install qtasks with its extra [broker] "
-                "for destinations outside the app"
-            )
-        check_destination(url, self._rules)
-        return None
-
-    def _check_quotas(self, outgoing: Outgoing, start_at: int | None, now: int) -> None:
-        config, options = self.config, outgoing.options
-        if outgoing.queue is not None:
-            check_queue_name(outgoing.queue)
-        if options.expires_at is not None:
-            raise BadRequest("Qtasks-Expires: expiry is not supported by this version of the broker")
-        if len(outgoing.body) > config.max_message_bytes:
-            raise QuotaExceeded(
-                f"quota maxMessageSize exceeded, current limit: {config.max_message_bytes} bytes"
-            )
-        if options.retries is not None and options.retries > config.max_retries:
-            raise QuotaExceeded(f"quota maxRetries exceeded, current limit: {config.max_retries}")
-        if start_at is not None and start_at - now > config.max_delay_ms:
-            raise QuotaExceeded(f"quota maxDelay exceeded, current limit: {config.max_delay_ms // 1000}")
 
     def message(self, message_id: str) -> MessageView:
         """Give a message by its id; raises `NotFound` once it is gone."""
@@ -181,10 +125,16 @@ class Broker:
         self.database.run(lambda session: queues.declare(session, declared, now))
 
     def set_queue(self, name: str, parallelism: int, paused: bool | None) -> None:
-        """Make or change a queue (contract 2.6)."""
+        """Make or change a queue (contract 2.6); raises `QuotaExceeded` for one too many, or too wide."""
         check_queue_name(name)
+        if parallelism > self.config.max_parallelism:
+            raise QuotaExceeded(
+                f"quota maxParallelism exceeded, current limit: {self.config.max_parallelism}"
+            )
         now = self.clock.now()
-        self.database.run(lambda session: queues.upsert(session, name, parallelism, paused, now))
+        self.database.run(
+            lambda session: queues.upsert(session, name, parallelism, paused, now, self.config.max_queues)
+        )
 
     def set_paused(self, name: str, paused: bool) -> None:
         """Pause or resume a queue at once; raises `NotFound`."""
@@ -243,6 +193,27 @@ class Broker:
         row = self.database.look(lambda session: session.one("pending_of_message", {"id": message_id}))
         return row is not None
 
+    def rotate_keys(self) -> tuple[str, str]:
+        """Sign with the next key from now on; give the new pair. Raises `BadRequest` if that is not ours."""
+        return self.keys.rotate(self._ids)
+
+    def problem(self) -> str | None:
+        """Say why nothing is accepted or delivered now; None if all is well."""
+        if self.is_draining:
+            return "the broker is shutting down"
+        if self.database.failure is not None:
+            return f"the store failed: {self.database.failure}"
+        try:
+            self.database.look(lambda session: session.one("queue_next_wake", {}))
+        except BrokerError as error:
+            return str(error)
+        return None
+
+    def global_parallelism(self) -> tuple[int, int]:
+        """Say how many deliveries may be in flight at once in all, and how many are."""
+        active = self.database.look(lambda session: session.one("active_count", {}))
+        return self.config.concurrency, active[0] if active else 0
+
     def dead_letters(
         self, cursor: str | None, count: int, wanted: DeadLetterFilter = EVERY_LETTER
     ) -> tuple[list[DeadLetter], str | None]:
@@ -300,20 +271,8 @@ class Broker:
     def _replay(
         self, session: Session, letter: DeadLetter, options: Options, method: str | None, now: int
     ) -> Enqueued:
-        message = letter.message
-        outgoing = Outgoing(message.url, message.body, options, message.queue_name)
-        start_at = _start_at(outgoing, now)
-        self._check_quotas(outgoing, start_at, now)
-        how = dead_letters.Replay(
-            self._ids.message_id(now),
-            now,
-            start_at,
-            self._check_destination(message.url),
-            options,
-            method,
-            self.config.max_timeout_ms,
-        )
-        return dead_letters.replay(session, letter, how)
+        message = self.intake.again(dead_letters.original(session, letter), options, method, now)
+        return dead_letters.replay(session, letter, message)
 
     def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Say what is known of a task, waiting up to `wait_ms` for its end; for plain threads."""
@@ -367,48 +326,3 @@ def _find_letter(session: Session, dlq_id: str) -> DeadLetter:
     if not found:
         raise NotFound(f"dlq message {dlq_id[:64]} not found")
     return found
-
-
-def internal_url(app: str) -> str:
-    """Give the destination that means "the app of that name, in its own process"."""
-    return f"http://{app}{INTERNAL_SUFFIX}/"
-
-
-def _start_at(outgoing: Outgoing, now: int) -> int | None:
-    """Say when the first delivery may start; an absolute instant goes before a delay (contract 3.2)."""
-    options = outgoing.options
-    if outgoing.queue is not None:
-        for header, value in (
-            ("Upstash-Delay", options.delay_ms),
-            ("Upstash-Not-Before", options.not_before),
-        ):
-            if value is not None:
-                raise BadRequest(
-                    f"{header}: a message in a queue cannot be delayed; publish it without a queue, "
-                    "or use Qtasks-Not-Before with an unordered queue"
-                )
-    if options.start_at is not None or options.not_before is not None:
-        return options.start_at if options.not_before is None else options.not_before
-    return now + options.delay_ms if options.delay_ms else None
-
-
-def _headers(options: Options) -> tuple[tuple[str, str], ...]:
-    if options.content_type is None:
-        return options.forward
-    return (("Content-Type", options.content_type), *options.forward)
-
-
-def _dedup_key(outgoing: Outgoing) -> str | None:
-    """Give the account-wide key of contract 3.9; an explicit id wins over the content."""
-    options = outgoing.options
-    if options.dedup_id is not None:
-        return f"{messages.EXPLICIT_KEY}{options.dedup_id}"
-    if not options.content_dedup:
-        return None
-    digest = hashlib.sha256()
-    pairs = sorted((name.lower(), value) for name, value in _headers(options))
-    for part in (outgoing.queue or "", outgoing.destination, *(f"{name}:{value}" for name, value in pairs)):
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    digest.update(len(outgoing.body).to_bytes(8, "big") + outgoing.body)
-    return f"cb:{digest.hexdigest()}"

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from starlette.types import Receive, Scope, Send
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.service import internal_url
+from qtasks.broker.intake import internal_url
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import ConfigurationError
 from qtasks.home.embedded import EmbeddedHome

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qtasks.errors import ConfigurationError
+from qtasks.broker.keys import KeyRing
+from qtasks.errors import ConfigurationError, StoreUnusable
 from qtasks.ids import Ids
 
 NAMES = {
@@ -54,16 +55,51 @@ def load_or_make_keys(path: Path, ids: Ids) -> Keys:
     return Keys(**{field: values[name] for field, name in NAMES.items()})
 
 
-def _make(path: Path, ids: Ids) -> None:
-    keys = Keys(token=ids.secret(), current=ids.signing_key(), next=ids.signing_key(), secret=ids.secret())
-    lines = [f"{name}={getattr(keys, field)}" for field, name in NAMES.items()]
+def key_ring(keys: Keys, path: Path, ids: Ids) -> KeyRing:
+    """Give the signing keys of a file, which a rotation writes back to it."""
+
+    def save(current: str, following: str) -> None:
+        save_signing_keys(path, current, following, ids)
+
+    return KeyRing(keys.current, keys.next, save)
+
+
+def save_signing_keys(path: Path, current: str, following: str, ids: Ids) -> None:
+    """Put other signing keys into the file, durably; raises `StoreUnusable`."""
+    keys = replace(load_or_make_keys(path, ids), current=current, next=following)
     draft = path.with_name(f"{path.name}.{ids.boot_id()}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _write(draft, keys)
+        os.replace(draft, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreUnusable(f"cannot write {path}: {error}; the signing keys stay as they were") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write(path: Path, keys: Keys) -> None:
+    lines = [f"{name}={getattr(keys, field)}" for field, name in NAMES.items()]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path, ids: Ids) -> None:
+    keys = Keys(token=ids.secret(), current=ids.signing_key(), next=ids.signing_key(), secret=ids.secret())
+    draft = path.with_name(f"{path.name}.{ids.boot_id()}")
+    try:
+        _write(draft, keys)
         try:
             os.link(draft, path)  # fails if another process was first: its secrets count
         except FileExistsError:

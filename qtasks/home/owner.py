@@ -22,7 +22,7 @@ from qtasks.broker.service import Broker
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import Clock
-from qtasks.home.keys import Keys, keys_path, load_or_make_keys
+from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, bind_socket
 from qtasks.ids import Ids
@@ -57,12 +57,15 @@ class OwnerSetup:
 
 def open_broker(path: Path, setup: OwnerSetup, clock: Clock) -> Broker:
     """Open the broker on a file that this process owns; raises `StoreError`."""
+    keys_file = keys_path(path)
+    keys = load_or_make_keys(keys_file, setup.ids)
     return Broker(
         SqliteDatabase(str(path), durability=setup.durability),
         setup.config,
         clock=clock,
         ids=setup.ids,
         rules=setup.rules,
+        keys=key_ring(keys, keys_file, setup.ids),
         app=setup.app,
         delivers_http=_has_aiohttp(),
     )
@@ -135,7 +138,7 @@ class Owner:
             in_process = InProcessDeliverer(setup.run, app_loop)
             self._node = Node(
                 self.broker,
-                RoutedDeliverer(in_process, self._http(keys)),
+                RoutedDeliverer(in_process, self._http()),
                 setup.config,
                 app=setup.app,
                 clock=self._clock,
@@ -156,7 +159,7 @@ class Owner:
         self._ownership.announce(socket_path)
         self._socket_path = socket_path
 
-    def _http(self, keys: Keys) -> Deliverer | None:
+    def _http(self) -> Deliverer | None:
         """Deliver over HTTP too, where the extra for it is installed."""
         if not _has_aiohttp():
             return None
@@ -164,7 +167,7 @@ class Owner:
 
         return HttpDeliverer(
             self._setup.rules,
-            signing_key=lambda: keys.current,
+            signing_key=self.broker.keys.current,
             max_response_bytes=self._setup.config.max_response_bytes,
             connections=self._setup.config.concurrency,
             clock=self._clock,

@@ -11,17 +11,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from qtasks.broker.api import ROUTES, Api
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import RoutedDeliverer
+from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
-from qtasks.home.keys import Keys, keys_path, load_or_make_keys
+from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, lock_path
 from qtasks.ids import Ids
@@ -56,6 +58,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def origin_of(url: str) -> str:
+    """Give scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def check_setup(setup: ServerSetup) -> Path:
     """Refuse what is unsafe or cannot be; gives the path of the database file."""
     if setup.store.startswith(("postgres:", "postgresql:")):
@@ -82,6 +90,8 @@ class Server:
     ) -> None:
         self._setup = setup
         self._path = check_setup(setup)
+        origins = (origin_of(each.url) for each in setup.config.apis.values())
+        self._rules = parse_rules((*setup.allow_destinations, *origins), loopback=is_loopback(setup.host))
         self._say = say
         self._clock = clock or SystemClock()
         self._ids = ids or Ids()
@@ -103,9 +113,9 @@ class Server:
 
     async def _run(self) -> None:
         keys, keys_file = self._keys()
-        broker = self._broker()
+        broker = self._broker(keys, keys_file)
         try:
-            node = self._node(broker, keys)
+            node = self._node(broker)
             listening = _bind(self._setup.host, self._setup.port)
             listener = Listener(Api(broker, ROUTES, [keys.token]), listening)
             await node.start()
@@ -131,23 +141,27 @@ class Server:
         current, following = settings.signing_keys or (stored.current, stored.next)
         return Keys(settings.token or stored.token, current, following, stored.secret), path
 
-    def _broker(self) -> Broker:
+    def _broker(self, keys: Keys, keys_file: Path | None) -> Broker:
         setup = self._setup
+        is_ours = keys_file is not None and not setup.settings.signing_keys
         return Broker(
             SqliteDatabase(str(self._path), durability=setup.settings.durability),
             setup.config,
             clock=self._clock,
             ids=self._ids,
-            rules=parse_rules(setup.allow_destinations, loopback=is_loopback(setup.host)),
+            rules=self._rules,
+            keys=key_ring(keys, keys_file, self._ids)
+            if is_ours and keys_file
+            else KeyRing(keys.current, keys.next),
         )
 
-    def _node(self, broker: Broker, keys: Keys) -> Node:
+    def _node(self, broker: Broker) -> Node:
         from qtasks.broker.http_delivery import HttpDeliverer
 
         setup = self._setup
         http = HttpDeliverer(
-            parse_rules(setup.allow_destinations, loopback=is_loopback(setup.host)),
-            signing_key=lambda: keys.current,
+            self._rules,
+            signing_key=broker.keys.current,
             max_response_bytes=setup.config.max_response_bytes,
             connections=setup.config.concurrency,
             clock=self._clock,

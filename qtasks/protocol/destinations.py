@@ -103,6 +103,25 @@ def check_queue_name(name: str) -> None:
         )
 
 
+def check_group_name(name: str) -> None:
+    """Refuse a name that no URL group can have (contract 2.5); raises `BadRequest`."""
+    if not _QUEUE_NAME.fullmatch(name):
+        raise BadRequest(
+            f"invalid URL group name {quoted(name)}: "
+            'it must be 1 to 128 letters (A to Z), digits, ".", "_" or "-"'
+        )
+
+
+def is_hostlike(name: str) -> bool:
+    """Say whether a destination that is no URL was rather meant to be one."""
+    return any(each in name for each in "./:")
+
+
+def no_scheme() -> str:
+    """Give the text that refuses a URL without its scheme (contract 2.0)."""
+    return f"{_INVALID}: {_NO_SCHEME}"
+
+
 def _objection(url: str) -> str | None:
     match = _SCHEME.match(url)
     if match is None or not match[2]:
@@ -146,7 +165,7 @@ def _group(name: str) -> str:
     if name in API_NAMES:
         return name
     if "/" in name or ":" in name or UNSENDABLE.search(name):
-        raise BadRequest(f"{_INVALID}: {_NO_SCHEME}")
+        raise BadRequest(no_scheme())
     return name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from qtasks.errors import BadRequest, InvalidValue
 from qtasks.protocol.durations import format_duration, parse_duration_ms
-from qtasks.protocol.text import quoted
+from qtasks.protocol.text import UNSENDABLE, quoted
 
 FLOW_KEY = "Upstash-Flow-Control-Key"
 FLOW_VALUE = "Upstash-Flow-Control-Value"
@@ -51,8 +51,7 @@ def parse_flow(key: str, value: str) -> FlowSpec:
     """
     if not key or not value:
         raise BadRequest(f"{FLOW_KEY} and {FLOW_VALUE} must be given together")
-    if len(key.encode()) > MAX_FLOW_KEY_BYTES:
-        raise BadRequest(f"{FLOW_KEY}: must be at most {MAX_FLOW_KEY_BYTES} bytes long")
+    check_flow_key(key)
     found: dict[str, Any] = {}
     for setting in value.split(","):
         name, equals, given = (part.strip(" \t") for part in setting.partition("="))
@@ -63,6 +62,22 @@ def parse_flow(key: str, value: str) -> FlowSpec:
     if not found:
         raise BadRequest(_MALFORMED)
     return FlowSpec(key, period_ms=period_ms, **found)
+
+
+def check_flow_key(key: str) -> None:
+    """Refuse what cannot be a key; raises `BadRequest`."""
+    if not key or len(key.encode()) > MAX_FLOW_KEY_BYTES:
+        raise BadRequest(f"{FLOW_KEY}: must be 1 to {MAX_FLOW_KEY_BYTES} bytes long")
+    if UNSENDABLE.search(key):
+        raise BadRequest(f"{FLOW_KEY}: {quoted(key)} has control characters")
+
+
+def parse_period(text: str) -> int:
+    """Read the period of a rate, in whole seconds, as milliseconds; raises `InvalidValue`."""
+    ms = parse_duration_ms(text)
+    if not 1000 <= ms <= MAX_PERIOD_MS or ms % 1000:
+        raise InvalidValue(f"the period must be whole seconds, 1s to 7d, not {quoted(text)}")
+    return ms
 
 
 def render_flow(flow: FlowSpec) -> str:
@@ -86,9 +101,6 @@ def _read_limit(text: str) -> int:
 
 def _read_period(text: str) -> int:
     try:
-        ms = parse_duration_ms(text)
+        return parse_period(text)
     except InvalidValue as error:
-        raise BadRequest(f"{FLOW_VALUE}: {error} as the period") from error
-    if not 1000 <= ms <= MAX_PERIOD_MS or ms % 1000:
-        raise BadRequest(f"{FLOW_VALUE}: the period must be whole seconds, 1s to 7d, not {quoted(text)}")
-    return ms
+        raise BadRequest(f"{FLOW_VALUE}: {error}") from error

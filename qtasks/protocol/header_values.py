@@ -14,6 +14,7 @@ from qtasks.protocol.durations import parse_duration_ms
 from qtasks.protocol.expression import parse_expression
 from qtasks.protocol.text import quoted
 
+CATCH_UP = ("latest", "all", "none")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_LABEL_BYTES = 256
 # An index entry of PostgreSQL holds less than 2,704 bytes, and this id stands in one.
@@ -113,6 +114,13 @@ def read_queue_name(text: str) -> str:
     """Check the name of a queue; raises `BadRequest`, with the text that queues have elsewhere."""
     check_queue_name(text)
     return text
+
+
+def read_catch_up(text: str) -> str:
+    """Read what a schedule does about fires that were missed."""
+    if text.lower() not in CATCH_UP:
+        raise InvalidValue(f"must be one of {', '.join(CATCH_UP)}, not {quoted(text)}")
+    return text.lower()
 
 
 def _checked_id(text: str) -> str:

@@ -66,6 +66,7 @@ class Options:
     cron: Cron | None = None
     schedule_id: str | None = None
     schedule_queue: str | None = None
+    catch_up: str | None = None
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -138,21 +139,10 @@ ROWS = (
     Row("Upstash-Cron", "cron", parse_cron, lambda cron: cron.text),
     Row("Upstash-Schedule-Id", "schedule_id", values.read_schedule_id, str),
     Row("Upstash-Queue-Name", "schedule_queue", values.read_queue_name, str),
+    Row("Qtasks-Catch-Up", "catch_up", values.read_catch_up, str),
 )
 
 CALLBACKS = (("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback"))
-
-# What QStash acts on and the broker does not yet; `unsupported` tells. Ignoring one would change what
-# the sender gets. A name stands for itself and for all that begin with it and "-".
-UNSUPPORTED = (
-    ("upstash-callback", "callbacks are"),
-    ("upstash-failure-callback", "failure callbacks are"),
-    ("upstash-flow-control", "flow control is"),
-    ("upstash-redact-fields", "redaction is"),
-    ("upstash-cron", "schedules are"),
-    ("upstash-schedule-id", "schedules are"),
-    ("upstash-queue-name", "schedules into a queue are"),
-)
 
 # Schedules are made by requests, and these would make one of a callback.
 _NOT_FOR_CALLBACKS = {"upstash-cron", "upstash-schedule-id", "upstash-queue-name"}
@@ -179,7 +169,6 @@ _KEPT_BACK = {
 
 _TOKEN = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEYED_ROWS = tuple((each.header.lower(), each) for each in ROWS)
-_HEADER_FIELDS = (*((each.header, each.field) for each in ROWS), (FLOW_KEY, "flow"), *CALLBACKS)
 _DEFAULTS = {each.name: getattr(Options(), each.name) for each in fields(Options)}
 
 # What was sent, folded: lower-case name -> (name as first sent, value).
@@ -200,16 +189,9 @@ def parse_options(
     any case, an empty value counts as absent, and unknown names are ignored, as are the settings of a
     callback without a URL. `token_in_header` says that `Authorization` carries the broker's token,
     which is then never forwarded. Raises `BadRequest`, naming the header.
-
-    Whether the broker acts on what it reads is for `unsupported` to say.
     """
     sent = _folded(_ours(defaults)) | _folded(_ours(config)) | _folded(headers)
     return _options(sent, _PREFIX, token_in_header=token_in_header)
-
-
-def unsupported(options: Options) -> str | None:
-    """Say which option in use this version of the broker does not act on: the text of its refusal."""
-    return _unsupported(options, _PREFIX)
 
 
 def render_options(options: Options) -> list[tuple[str, str]]:
@@ -318,19 +300,6 @@ def _rendered_callback(header: str, callback: Callback | None) -> Iterable[tuple
             raise InvalidValue(f"{header}: {name} cannot be set for a callback")
         else:
             yield f"{header}-{name.removeprefix(_PREFIX)}", value
-
-
-def _unsupported(options: Options, prefix: str) -> str | None:
-    for header, field in _HEADER_FIELDS:
-        if (value := getattr(options, field)) == _DEFAULTS[field]:
-            continue
-        name = _in_full(header, prefix)
-        for refused, what in UNSUPPORTED:
-            if f"{header.lower()}-".startswith(f"{refused}-"):
-                return f"{name}: {what} not supported by this version of the broker"
-        if isinstance(value, Callback) and (refusal := _unsupported(value.options, f"{name}-")):
-            return refusal
-    return None
 
 
 def _read(header: str, text: str, read: Callable[[str], object]) -> Any:

@@ -52,7 +52,8 @@ IN_PROGRESS_STATES = frozenset({State.ACTIVE, State.RETRY, State.ERROR})
 class Outgoing:
     """One message to publish, or to enqueue where a queue is named.
 
-    `destination` is a URL. `caller_ip` is known to the broker's API alone.
+    `destination` is a URL, or the name of an API such as `api/llm`. Who called, and the URL group or the
+    schedule that the message comes from, are known to the broker alone.
     """
 
     destination: str
@@ -60,6 +61,9 @@ class Outgoing:
     options: Options
     queue: str | None = None
     caller_ip: str | None = None
+    group_name: str | None = None
+    endpoint_name: str | None = None
+    schedule_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

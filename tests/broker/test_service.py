@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from qtasks.broker.config import BrokerConfig
+from qtasks.broker.intake import internal_url
+from qtasks.broker.keys import KeyRing
 from qtasks.broker.security import parse_rules
-from qtasks.broker.service import Broker, internal_url
+from qtasks.broker.service import Broker
 from qtasks.broker.store.records import Reply
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
@@ -80,6 +82,7 @@ async def test_a_broker_without_http_accepts_for_its_app_only(tmp_path: Path) ->
         clock=ManualClock(),
         ids=Ids.seeded(1),
         rules=parse_rules((), loopback=True),
+        keys=KeyRing("sig_current", "sig_next"),
         app=APP,
         delivers_http=False,
     )

@@ -8,13 +8,11 @@ from qtasks.errors import BadRequest, InvalidValue
 from qtasks.protocol.cron import parse_cron
 from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import (
-    UNSUPPORTED,
     Callback,
     Options,
     QueueSpec,
     parse_options,
     render_options,
-    unsupported,
 )
 from qtasks.protocol.redact import Redaction
 
@@ -127,30 +125,3 @@ def test_a_callback_with_options_that_only_messages_have_is_not_written(options:
     with pytest.raises(InvalidValue, match="cannot be set for a callback"):
         render_options(Options(callback=Callback("https://c", options)))
 
-
-IN_USE = [
-    (Options(callback=Callback("https://c")), "Upstash-Callback", "callbacks are"),
-    (Options(failure_callback=Callback("https://c")), "Upstash-Failure-Callback", "failure callbacks are"),
-    (Options(flow=FlowSpec("k", rate=1)), "Upstash-Flow-Control-Key", "flow control is"),
-    (Options(redact=Redaction(body=True)), "Upstash-Redact-Fields", "redaction is"),
-    (Options(cron=parse_cron("@daily")), "Upstash-Cron", "schedules are"),
-    (Options(schedule_id="s"), "Upstash-Schedule-Id", "schedules are"),
-    (Options(schedule_queue="q"), "Upstash-Queue-Name", "schedules into a queue are"),
-]
-
-
-@pytest.mark.parametrize(("options", "header", "what"), IN_USE)
-def test_an_option_that_the_broker_does_not_act_on_is_named(options: Options, header: str, what: str) -> None:
-    refusal = f"{header}: {what} not supported by this version of the broker"
-
-    assert unsupported(options) == (refusal if (header.lower(), what) in listed() else None)
-
-
-def listed() -> set[tuple[str, str]]:
-    """What is refused, each family by the header that stands for it."""
-    return {("upstash-flow-control-key" if "flow" in name else name, what) for name, what in UNSUPPORTED}
-
-
-def test_options_that_the_broker_acts_on_are_not_refused() -> None:
-    assert unsupported(Options()) is None
-    assert unsupported(Options(method="PUT", retries=3, queue=QueueSpec(2), labels=("a",))) is None

@@ -64,7 +64,7 @@ def test_a_malformed_value_is_refused_in_qstash_s_words(value: str) -> None:
         ("0", "Upstash-Flow-Control-Value: the period must be whole seconds, 1s to 7d, not"),
         ("1.5s", 'the period must be whole seconds, 1s to 7d, not "1.5s"'),
         ("7d1s", 'the period must be whole seconds, 1s to 7d, not "7d1s"'),
-        ("1w", 'Upstash-Flow-Control-Value: invalid duration "1w" as the period'),
+        ("1w", 'Upstash-Flow-Control-Value: invalid duration "1w"'),
         ("", "invalid duration"),
     ],
 )
@@ -83,7 +83,7 @@ def test_any_key_may_be_used_up_to_its_length() -> None:
     assert parse_flow("user@example.com/é ,=", "rate=1").key == "user@example.com/é ,="
     assert parse_flow("k" * MAX_FLOW_KEY_BYTES, "rate=1").rate == 1
 
-    with pytest.raises(BadRequest, match="must be at most 1024 bytes long"):
+    with pytest.raises(BadRequest, match="must be 1 to 1024 bytes long"):
         parse_flow("é" * MAX_FLOW_KEY_BYTES, "rate=1")
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Answer
+from qtasks.broker.intake import internal_url
+from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
-from qtasks.broker.service import Broker, internal_url
+from qtasks.broker.service import Broker
 from qtasks.broker.store import logs
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import Claim, Reply
@@ -132,6 +134,7 @@ class Rig:
             clock=self.clock,
             ids=self.ids,
             rules=parse_rules((), loopback=True),
+            keys=KeyRing("sig_current", "sig_next", lambda current, following: None),
             app=APP,
         )
         self.deliverer = ScriptedDeliverer()

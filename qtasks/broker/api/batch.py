@@ -6,78 +6,55 @@ named by its index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
-from qtasks.broker.api.enqueue import url_of
-from qtasks.broker.api.routing import Call, json_response
+from qtasks.broker.api.bodies import header_pairs, parse_json, text_member
+from qtasks.broker.api.incoming import Asked, read_asked, refuse_schedule_options
+from qtasks.broker.api.routing import Call, json_response, known_pairs
 from qtasks.errors import BadRequest, RequestError
 from qtasks.protocol.destinations import check_queue_name, parse_destination
-from qtasks.protocol.headers import parse_options
-from qtasks.protocol.shapes import Outgoing
 
 
 async def batch(call: Call) -> Response:
-    """Accept messages; the answer lists theirs in the same order."""
+    """Accept messages; the answer lists theirs in the same order, those of a URL group as a list."""
     call.query()
     call.broker.check_open()
-    items = _read(await call.body(call.broker.config.max_batch_bytes, "maxBatchSize"))
-    outgoing = [_outgoing(index, item, call.caller_ip) for index, item in enumerate(items)]
-    answers = await call.broker.aaccept(outgoing)
-    return json_response([each.to_json() for each in answers])
+    # The body itself is let go of here: a large batch is held no more often than it must be.
+    asked = await _read(call, await call.body(call.broker.config.max_batch_bytes, "maxBatchSize"))
+    messages = [message for each in asked for message in each.messages]
+    places = [place for place, each in enumerate(asked) for _ in each.messages]
+    answers = iter(await call.broker.aaccept(messages, places) if messages else ())
+    return json_response([each.answer(list(islice(answers, len(each.messages)))) for each in asked])
 
 
-def _read(body: bytes) -> list[Any]:
-    try:
-        items = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
+async def _read(call: Call, body: bytes) -> list[Asked]:
+    items = parse_json(body)
+    del body
     if not isinstance(items, list):
         raise BadRequest("the body must be a JSON array of messages")
-    return items
+    asked: list[Asked] = []
+    for index, item in enumerate(items):
+        items[index] = None
+        try:
+            asked.append(await _asked(call, item))
+        except RequestError as error:
+            raise type(error)(f"message {index}: {error}") from error
+    return asked
 
 
-def _outgoing(index: int, item: object, caller_ip: str | None) -> Outgoing:
+async def _asked(call: Call, item: Any) -> Asked:
     """Read one message; unknown members are ignored, as QStash does."""
-    try:
-        if not isinstance(item, dict):
-            raise BadRequest("a message must be a JSON object with a destination")
-        destination, _ = parse_destination(_text(item, "destination"), "")
-        queue = _text(item, "queue") or None
-        if queue is not None:
-            check_queue_name(queue)
-        return Outgoing(
-            destination=url_of(destination),
-            body=_text(item, "body").encode(),
-            options=parse_options(_headers(item.get("headers")), token_in_header=False),
-            queue=queue,
-            caller_ip=caller_ip,
-        )
-    except RequestError as error:
-        raise type(error)(f"message {index}: {error}") from error
-
-
-def _text(item: Mapping[str, object], key: str) -> str:
-    """Give a member that is a text; null and absent are empty."""
-    value = item.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadRequest(f"{key} must be a string, not {type(value).__name__}")
-    return value
-
-
-def _headers(headers: object) -> Iterator[tuple[str, str]]:
-    """Give the pairs of an object of strings, or of lists of strings."""
-    if headers is None:
-        return
-    if not isinstance(headers, dict):
-        raise BadRequest("headers must be an object of strings")
-    for name, value in headers.items():
-        for each in value if isinstance(value, list) else [value]:
-            if not isinstance(each, str):
-                raise BadRequest(f"header {name[:64]} must be a string, not {type(each).__name__}")
-            yield name, each
+    if not isinstance(item, dict):
+        raise BadRequest("a message must be a JSON object with a destination")
+    destination, _ = parse_destination(text_member(item, "destination"), "")
+    queue = text_member(item, "queue") or None
+    if queue is not None:
+        check_queue_name(queue)
+    headers = known_pairs(list(header_pairs(item.get("headers"))), call.broker)
+    body = text_member(item, "body").encode(errors="surrogatepass")
+    asked = await read_asked(call, destination, headers, body, queue=queue)
+    refuse_schedule_options(asked.messages[0].options)
+    return asked

@@ -7,6 +7,7 @@ import asyncio
 from starlette.responses import Response
 
 from qtasks.broker.api.filters import NAMES, Values, bulk_values, read_filter
+from qtasks.broker.api.incoming import refuse_schedule_options
 from qtasks.broker.api.paging import page_size
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.broker.store.dead_letters import DeadLetterFilter
@@ -53,7 +54,7 @@ async def replay(call: Call) -> Response:
     """Run one dead letter again as a new message; `Upstash-*` headers override its settings."""
     call.query()
     call.broker.check_open()
-    options = parse_options(call.headers)
+    options = _options(call)
     answer = await asyncio.to_thread(call.broker.replay, call.params["id"], options, _method(call, options))
     return json_response(answer.to_json(), 201)
 
@@ -62,7 +63,7 @@ async def replay_many(call: Call) -> Response:
     """Run dead letters again by ids or filters, a page of them at a time."""
     values = await bulk_values(call, *KNOWN)
     call.broker.check_open()
-    options = parse_options(call.headers)
+    options = _options(call)
     answers, following = await asyncio.to_thread(
         call.broker.replay_many,
         _filter(values),
@@ -72,6 +73,13 @@ async def replay_many(call: Call) -> Response:
         _method(call, options),
     )
     return _page("responses", [each.to_json() for each in answers], following, status=201)
+
+
+def _options(call: Call) -> Options:
+    """Read the settings that go before the stored ones."""
+    options = parse_options(call.headers)
+    refuse_schedule_options(options)
+    return options
 
 
 def _method(call: Call, options: Options) -> str | None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from qtasks.broker.api.routing import Call, json_response
-from qtasks.errors import BadRequest, NotFound
-from qtasks.protocol.destinations import Destination, Target, check_queue_name, split_target
-from qtasks.protocol.headers import parse_options
-from qtasks.protocol.shapes import Outgoing
+from qtasks.broker.api import schedules
+from qtasks.broker.api.incoming import has_token_header, read_asked, refuse_schedule_options
+from qtasks.broker.api.routing import Call, json_response, known_pairs
+from qtasks.protocol.destinations import Target, check_queue_name, split_target
 
 IN_PUBLISH = 2  # segments before the destination: v2, publish
 IN_ENQUEUE = 3  # v2, enqueue, the queue's name
 
 
 async def publish(call: Call) -> Response:
-    """Accept one message without a queue: 200, or 202 with the first id for a duplicate."""
-    return await _accept(call, split_target(call.raw_path, call.raw_query, IN_PUBLISH), None)
+    """Accept one message without a queue: 200, or 202 with the first id for a duplicate.
+
+    With `Upstash-Cron` it makes a schedule instead, as `POST /v2/schedules` does.
+    """
+    target = split_target(call.raw_path, call.raw_query, IN_PUBLISH)
+    cron = call.request.headers.get("upstash-cron") or dict(target.config).get("upstash-cron")
+    if cron:
+        return await schedules.create_from(call, target)
+    return await _accept(call, target, None)
 
 
 async def enqueue(call: Call) -> Response:
@@ -29,26 +35,16 @@ async def enqueue(call: Call) -> Response:
 
 async def _accept(call: Call, target: Target, queue: str | None) -> Response:
     call.broker.check_open()
-    outgoing = Outgoing(
-        destination=url_of(target.destination),
-        body=await call.body(call.broker.config.max_message_bytes),
-        options=parse_options(call.headers, target.config, token_in_header=_has_token_header(call)),
+    asked = await read_asked(
+        call,
+        target.destination,
+        call.headers,
+        await call.body(call.broker.config.max_message_bytes),
+        config=known_pairs(target.config, call.broker),
         queue=queue,
-        caller_ip=call.caller_ip,
+        token_in_header=has_token_header(call),
     )
-    [answer] = await call.broker.aaccept([outgoing])
-    return json_response(answer.to_json(), 202 if answer.deduplicated else 200)
-
-
-def url_of(destination: Destination) -> str:
-    """Give the destination's URL; URL groups and API names are not known to this version."""
-    if destination.url is not None:
-        return destination.url
-    name = destination.group or ""
-    if "." in name or "/" in name:
-        raise BadRequest("invalid destination url: endpoint has invalid scheme, add http:// or https://")
-    raise NotFound(f"topic {name} not found")
-
-
-def _has_token_header(call: Call) -> bool:
-    return call.request.headers.get("authorization", "").lower().startswith("bearer ")
+    refuse_schedule_options(asked.messages[0].options)
+    answers = await call.broker.aaccept(asked.messages)
+    are_duplicates = all(each.deduplicated for each in answers)
+    return json_response(asked.answer(answers), 202 if are_duplicates else 200)

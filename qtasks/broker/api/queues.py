@@ -12,7 +12,6 @@ from qtasks.errors import BadRequest
 
 BODY_LIMIT = 64 * 1024
 KNOWN = ("queueName", "parallelism", "paused")
-MAX_PARALLELISM = 100_000
 
 
 async def index(call: Call) -> Response:
@@ -73,8 +72,8 @@ def _read(body: bytes) -> tuple[str, int, bool | None]:
     name, parallelism, paused = members.get("queueName"), members.get("parallelism", 1), members.get("paused")
     if not isinstance(name, str) or not name:
         raise BadRequest("queueName must be the name of a queue")
-    if type(parallelism) is not int or not 1 <= parallelism <= MAX_PARALLELISM:
-        raise BadRequest(f"parallelism must be an integer from 1 to {MAX_PARALLELISM}")
+    if type(parallelism) is not int or parallelism < 1:
+        raise BadRequest(f"parallelism must be an integer of at least 1, not {parallelism!r:.32}")
     if paused is not None and not isinstance(paused, bool):
         raise BadRequest("paused must be true or false")
     return name, parallelism, paused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,22 +12,29 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
+from qtasks.broker.api.limits import Burst, Uploads
 from qtasks.broker.service import Broker
+from qtasks.broker.tokens import Bearer, Scope, digest_of
 from qtasks.errors import (
     BadRequest,
     BrokerError,
     BrokerUnavailable,
+    Forbidden,
     MethodNotAllowed,
     NotFound,
     QuotaExceeded,
     RequestError,
     StoreFull,
+    TooManyRequests,
     Unauthorized,
 )
 
 log = logging.getLogger("qtasks.api")
+
+OWNER = Bearer("", Scope.FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class Call:
     broker: Broker
     request: Request
     params: Mapping[str, str]
+    uploads: Uploads
 
     @property
     def raw_path(self) -> bytes:
@@ -52,8 +60,9 @@ class Call:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The request's headers, in order."""
-        return [(name.decode("latin-1"), _text(value)) for name, value in self.request.headers.raw]
+        """The request's headers, in order; as for hosted QStash, ours mean nothing to a strict broker."""
+        pairs = [(name.decode("latin-1"), _text(value)) for name, value in self.request.headers.raw]
+        return known_pairs(pairs, self.broker)
 
     @property
     def caller_ip(self) -> str | None:
@@ -80,15 +89,17 @@ class Call:
 
     async def body(self, limit: int, quota: str = "maxMessageSize") -> bytes:
         """Read the body; raises `QuotaExceeded` as soon as it is longer than `limit` bytes."""
-        body = bytearray()
         announced = self.request.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > limit:
             raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
-        async for chunk in self.request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
-        return bytes(body)
+        chunks: list[bytes] = []
+        with self.uploads.room() as room:
+            async for chunk in self.request.stream():
+                chunks.append(chunk)
+                size = room.take(len(chunk))
+                if size > limit:
+                    raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -97,13 +108,29 @@ Handler = Callable[[Call], Awaitable[Response]]
 class Route:
     """One operation: a method, a path with `{names}`, and its handler.
 
-    `{name...}` takes all the rest of the path. An `is_open` route needs no token.
+    `{name...}` takes all the rest of the path. An `is_open` route needs no token, a `secret` one the full
+    scope even to read. Publishing is not counted against the burst limit, and an `extra` route is one that
+    hosted QStash does not have.
     """
 
-    def __init__(self, method: str, path: str, handler: Handler, *, is_open: bool = False) -> None:
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        is_open: bool = False,
+        secret: bool = False,
+        publishes: bool = False,
+        extra: bool = False,
+    ) -> None:
         self.method = method
+        self.path = path
         self.handler = handler
         self.is_open = is_open
+        self.needs_full = secret or method != "GET"
+        self.publishes = publishes
+        self.extra = extra or path.startswith("/qtasks/")
         self._segments = path.strip("/").split("/")
         self._takes_rest = path.endswith("...}")
 
@@ -118,18 +145,22 @@ class Route:
                 params[pattern[1:-1]] = unquote(segment)
             elif pattern.lower() != segment.lower():
                 return None
+        if self._takes_rest:
+            params[self._segments[-1][1:-4]] = unquote("/".join(segments[len(wanted) :]))
         return params
 
 
 class Api:
-    """An ASGI app that serves `routes` of a broker to whoever bears one of the `tokens`."""
+    """An ASGI app that serves `routes` of a broker to whoever bears one of the `tokens`, or a named one."""
 
     def __init__(self, broker: Broker, routes: Sequence[Route], tokens: Sequence[str]) -> None:
         self._broker = broker
-        self._routes = routes
-        self._digests = [_digest(each) for each in tokens]
+        self._routes = [each for each in routes if not (broker.config.strict and each.extra)]
+        self._digests = [digest_of(each) for each in tokens]
+        self._burst = Burst(broker.config.burst_limit)
+        self._uploads = Uploads(broker.config.uploads_bytes)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
@@ -138,14 +169,18 @@ class Api:
         except ClientDisconnect:
             return
         except Exception as error:
-            response = error_response(error)
+            response = error_response(error, strict=self._broker.config.strict)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         route, params = self._route(request)
-        call = Call(self._broker, request, params)
+        call = Call(self._broker, request, params, self._uploads)
         if not route.is_open:
-            self._authenticate(call)
+            bearer = await self._authenticate(call)
+            if route.needs_full and bearer.scope is not Scope.FULL:
+                raise Forbidden(f"unable to authorize: {bearer.name!r} is a read-only token")
+            if not route.publishes:
+                self._burst.count(bearer.name, self._broker.clock.now())
         return await route.handler(call)
 
     def _route(self, request: Request) -> tuple[Route, Mapping[str, str]]:
@@ -164,17 +199,24 @@ class Api:
             )
         raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
 
-    def _authenticate(self, call: Call) -> None:
+    async def _authenticate(self, call: Call) -> Bearer:
         """The header wins over the query (contract 7.1)."""
         scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             pairs = parse_qsl(call.raw_query.decode("latin-1"))
             token = next((value for name, value in pairs if name.lower() == "qstash_token"), "")
-        digest = _digest(token.strip())
+        digest = digest_of(token.strip())
         # All are compared, and digests rather than tokens, so that timing tells nothing.
         matches = [hmac.compare_digest(digest, each) for each in self._digests]
-        if not any(matches):
+        if any(matches):
+            return OWNER
+        named = self._broker.tokens
+        if not named.is_read:
+            await asyncio.to_thread(named.all)
+        bearer = named.recognize(digest)
+        if bearer is None:
             raise Unauthorized("unable to authenticate: invalid token")
+        return bearer
 
 
 def json_response(content: object, status: int = 200) -> Response:
@@ -182,15 +224,23 @@ def json_response(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def error_response(error: Exception) -> Response:
-    """Answer with `{"error": text}` and the status that an exception stands for (contract 2.0)."""
+def error_response(error: Exception, *, strict: bool = False) -> Response:
+    """Answer with `{"error": text}` and the status that an exception stands for (contract 2.0).
+
+    Hosted QStash knows no 507, so with `strict` a store without room answers 503.
+    """
     status, headers = 500, {}
     text = str(error)
     if isinstance(error, RequestError):
         status = error.status
         if isinstance(error, MethodNotAllowed):
             headers["Allow"] = ", ".join(error.allowed)
-    elif isinstance(error, StoreFull):
+        elif isinstance(error, TooManyRequests) and error.limit is not None:
+            # Never RateLimit-Limit: clients take that for the limit of a day (contract 7.2).
+            headers["Burst-RateLimit-Limit"] = str(error.limit)
+            headers["Burst-RateLimit-Remaining"] = "0"
+            headers["Burst-RateLimit-Reset"] = str(error.reset_at)
+    elif isinstance(error, StoreFull) and not strict:
         status = 507
     elif isinstance(error, BrokerError):
         status = 503
@@ -215,5 +265,8 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def known_pairs(pairs: Sequence[tuple[str, str]], broker: Broker) -> list[tuple[str, str]]:
+    """Leave out our own settings where the broker is strict: hosted QStash does not know them."""
+    if not broker.config.strict:
+        return list(pairs)
+    return [each for each in pairs if not each[0].lower().startswith("qtasks-")]

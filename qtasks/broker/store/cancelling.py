@@ -38,7 +38,7 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
             session.run("pending_request_cancel", {"seq": row[0], "now": now})
         else:
             _drop(session, row, now)
-            freed.add(row[1])
+            freed.update(each for each in (row[1], row[9]) if each is not None)
             if row[6]:
                 ended.append(row[6])
     queues.freed(session, freed)
@@ -48,7 +48,7 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
 
 
 def _drop(session: Session, row: Row, now: int) -> None:
-    seq, _, _, attempt, epoch, _, task_id, result_ttl_ms, created_at = row
+    seq, _, _, attempt, epoch, _, task_id, result_ttl_ms, created_at, _ = row
     at = max(now, created_at)
     session.run("pending_delete", {"seq": seq})
     end = {"message": seq, "epoch": epoch + 1, "kind": LogKind.CANCELLED.value, "started_at": at}
@@ -83,6 +83,7 @@ def delete_queue(session: Session, name: str, now: int) -> CalledOff:
     if active:
         shelter = queues.find_or_create(session, queues.NOWHERE, now)
         session.run("queue_move_active", {"id": id_, "to": shelter.id})
+    session.run("pending_forget_slots", {"queue": id_})
     session.run("queue_delete", {"id": id_})
     return called_off
 

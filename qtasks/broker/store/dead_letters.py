@@ -9,15 +9,16 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store.database import Session
+from qtasks.broker.store.extras import unpack_extras
 from qtasks.broker.store.filters import EVERYTHING, MessageFilter
 from qtasks.broker.store.messages import enqueue, unpack_headers
 from qtasks.broker.store.queues import PUBLISHED, UNLIMITED
 from qtasks.broker.store.records import NewMessage
 from qtasks.broker.store.views import header_map, message_view, parse_cursor
-from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import DeadLetter, Enqueued
 
 NEWEST = (1 << 62, 1 << 62)  # a place before everything, newest first
+PAGE_BYTES = 8 * 1024 * 1024  # a page ends early once its bodies are this large together (promise P20)
 BULKS = 50  # pages read for one answer at most, when a filter matches little
 
 Place = tuple[int, int]
@@ -51,16 +52,18 @@ def find_many(
         letters = [find_one(session, place) for place in places if place is not None]
         return [each for each in letters if each is not None], None
     found: list[DeadLetter] = []
+    size = 0
     at, seq = before or NEWEST
     for _ in range(BULKS):
         rows = session.all("dead_letter_page", {"before_at": at, "before_seq": seq, "count": count + 1})
         for row in rows[:count]:
-            if len(found) == count:
+            if len(found) == count or size >= PAGE_BYTES:
                 return found, f"{at}-{seq}"
             seq, at = row[0], row[1]
             letter = _letter(session, row)
             if wanted.matches(letter, at):
                 found.append(letter)
+                size += len(letter.message.body) + len(letter.response_body)
         if len(rows) <= count:
             return found, None
     return found, f"{at}-{seq}"
@@ -76,6 +79,9 @@ def _letter(session: Session, row: Sequence[Any]) -> DeadLetter:
     seq, died_at, _, status, error, headers, body = row
     content = session.one("log_message", {"seq": seq})
     assert content is not None  # pruning keeps the content of dead letters
+    if body is None:
+        large = session.one("dead_letter_body", {"message": seq})
+        body = large[0] if large else b""
     return DeadLetter(
         dlq_id=f"{died_at}-{seq}",
         message=message_view(content),
@@ -93,53 +99,38 @@ def delete_many(session: Session, letters: Sequence[DeadLetter]) -> int:
     return len(letters)
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What running a dead letter again needs beside its content."""
-
-    message_id: str
-    now: int
-    start_at: int | None
-    app: str | None
-    options: Options
-    """Settings that are given go before the stored ones."""
-    method: str | None
-    max_timeout_ms: int
-
-
-def replay(session: Session, letter: DeadLetter, how: Replay) -> Enqueued:
-    """Make a new message of a dead letter, which is gone then (contract 1.3)."""
+def original(session: Session, letter: DeadLetter) -> NewMessage:
+    """Give the message of a dead letter as it was accepted, nothing of it hidden."""
     place = parse_cursor(letter.dlq_id)
     row = place and session.one("message_to_replay", {"seq": place[1]})
     assert row is not None  # it was found in this transaction
-    message = _again(row, how)
-    delete_many(session, [letter])
-    if message.task_id is not None:
-        session.run("result_forget", {"task_id": message.task_id})  # its failure is not the last word now
-    return enqueue(session, [message], how.now)[0]
-
-
-def _again(row: Sequence[Any], how: Replay) -> NewMessage:
-    (task_id, queue, url, method, headers, body, max_retries, retry_delay, timeout_ms, labels, caller_ip,
-     result_ttl_ms) = row  # fmt: skip
-    options = how.options
+    (id_, task_id, queue, url, method, headers, body, created_at, max_retries, retry_delay, timeout_ms,
+     labels, caller_ip, result_ttl_ms, extras) = row  # fmt: skip
     return NewMessage(
-        id=how.message_id,
+        id=id_,
         queue=queue or PUBLISHED,
         parallelism=1 if queue else UNLIMITED,
         ordered=bool(queue),
         url=url,
-        method=how.method or method,
+        method=method,
         headers=unpack_headers(headers),
         body=body,
-        created_at=how.now,
-        start_at=how.start_at,
-        max_retries=max_retries if options.retries is None else options.retries,
-        timeout_ms=min(options.timeout_ms or timeout_ms, how.max_timeout_ms),
-        retry_delay=options.retry_delay or retry_delay,
-        labels=options.labels or tuple(orjson.loads(labels) if labels else ()),
+        created_at=created_at,
+        start_at=None,
+        max_retries=max_retries,
+        timeout_ms=timeout_ms,
+        retry_delay=retry_delay,
+        labels=tuple(orjson.loads(labels) if labels else ()),
         task_id=task_id,
         result_ttl_ms=result_ttl_ms,
-        app=how.app,
         caller_ip=caller_ip,
+        extras=unpack_extras(extras),
     )
+
+
+def replay(session: Session, letter: DeadLetter, message: NewMessage) -> Enqueued:
+    """Store the message that a dead letter becomes; the dead letter is gone then (contract 1.3)."""
+    delete_many(session, [letter])
+    if message.task_id is not None:
+        session.run("result_forget", {"task_id": message.task_id})  # its failure is not the last word now
+    return enqueue(session, [message], message.created_at)[0]

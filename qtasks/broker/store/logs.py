@@ -20,6 +20,8 @@ from qtasks.protocol.shapes import LogEntry, MessageView, State
 
 PER_ATTEMPT = 8  # steps of one attempt: its place within its message is 8 * epoch + n
 BULKS = 100  # pages read for one answer at most, when a filter matches little
+# A page ends early once its bodies are this large together (promise P20).
+PAGE_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,6 +60,33 @@ class _Step:
     place: Place
     state: State
     fields: dict[str, Any]
+    has_large_body: bool = False
+    """The answer's body is still to be read."""
+
+
+class _Contents:
+    """The messages that entries are about, read once each while their bodies are small together."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._views: dict[int, MessageView] = {}
+        self._bytes = 0
+
+    def find(self, seq: int) -> MessageView | None:
+        """Give a message; None if it was pruned between two reads."""
+        view = self._views.get(seq)
+        if view is not None:
+            return view
+        row = self._session.one("log_message", {"seq": seq})
+        if row is None:
+            return None
+        view = message_view(row)
+        self._bytes += len(view.body)
+        if self._bytes > PAGE_BYTES:
+            self._views.clear()
+            self._bytes = len(view.body)
+        self._views[seq] = view
+        return view
 
 
 def log_page(
@@ -66,18 +95,22 @@ def log_page(
     """List log entries, newest first; also give the cursor of the next page, None at the end."""
     ids = wanted.messages.message_ids
     source = _steps_of_all(session) if ids is None else _steps_of(session, ids)
-    contents: dict[int, MessageView] = {}
+    contents = _Contents(session)
     found: list[LogEntry] = []
-    place = before or NEWEST
+    place, size = before or NEWEST, 0
     for _ in range(BULKS):
         steps = source(place, count + 1)
         for step in steps[:count]:
-            if len(found) == count:
+            if len(found) == count or size >= PAGE_BYTES:
                 return found, str(place)
             place = step.place
-            entry = _entry(session, step, contents)
-            if entry is not None and wanted.matches(entry, contents[place.seq]):
+            message = contents.find(place.seq)
+            if message is None:
+                continue
+            entry = _entry(session, step, message)
+            if wanted.matches(entry, message):
                 found.append(entry)
+                size += len(entry.body) + len(entry.response_body)
         if len(steps) <= count:
             return found, None
     return found, str(place)
@@ -175,7 +208,7 @@ def _called_off(row: Row) -> Iterator[_Step]:
 
 
 def _ended(row: Row) -> Iterator[_Step]:
-    seq, epoch, kind, _, ended_at, next_at, _, status, error, headers, body = row
+    seq, epoch, kind, _, ended_at, next_at, _, status, error, headers, body, is_large = row
     first = Place(ended_at, seq, PER_ATTEMPT * epoch + 2)
     second = replace(first, step=first.step + 1)
     answer = {"response_status": status, "response_header": header_map(headers), "response_body": body or b""}
@@ -183,7 +216,7 @@ def _ended(row: Row) -> Iterator[_Step]:
         yield _Step(first, State.DELIVERED, {"response_status": status})
         return
     if kind not in (LogKind.RETURNED, LogKind.CANCELLED):  # no error of the destination
-        yield _Step(first, State.ERROR, {"error": error, **answer})
+        yield _Step(first, State.ERROR, {"error": error, **answer}, has_large_body=bool(is_large))
     if kind == LogKind.FAILED:
         yield _Step(second, State.FAILED, {"response_status": status})
     elif kind in (LogKind.CANCELLED, LogKind.ENDED_CANCELLED):
@@ -192,16 +225,14 @@ def _ended(row: Row) -> Iterator[_Step]:
         yield _Step(second, State.RETRY, {"next_delivery_time": next_at})
 
 
-def _entry(session: Session, step: _Step, contents: dict[int, MessageView]) -> LogEntry | None:
-    seq = step.place.seq
-    if seq not in contents:
-        row = session.one("log_message", {"seq": seq})
-        if row is None:
-            return None  # pruned between two reads
-        contents[seq] = message_view(row)
-    entry = _with_content(step, contents[seq])
-    if step.state is State.CREATED and contents[seq].not_before > step.place.time:
-        return replace(entry, next_delivery_time=contents[seq].not_before)
+def _entry(session: Session, step: _Step, message: MessageView) -> LogEntry:
+    entry = _with_content(step, message)
+    if step.has_large_body:
+        place = {"seq": step.place.seq, "epoch": step.place.step // PER_ATTEMPT}
+        body = session.one("log_body", place)
+        entry = replace(entry, response_body=body[0] if body else b"")
+    if step.state is State.CREATED and message.not_before > step.place.time:
+        return replace(entry, next_delivery_time=message.not_before)
     return entry
 
 
@@ -220,6 +251,17 @@ def _with_content(step: _Step, message: MessageView) -> LogEntry:
         retry_delay_expression=message.retry_delay_expression,
         labels=message.labels,
         caller_ip=message.caller_ip,
+        topic_name=message.topic_name,
+        endpoint_name=message.endpoint_name,
+        schedule_id=message.schedule_id,
+        callback=message.callback,
+        callback_header=message.callback_header,
+        failure_callback=message.failure_callback,
+        failure_callback_header=message.failure_callback_header,
+        flow_control_key=message.flow_control_key,
+        rate=message.rate,
+        parallelism=message.parallelism,
+        period_s=message.period_s,
         **step.fields,
     )
 

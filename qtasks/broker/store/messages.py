@@ -13,8 +13,9 @@ from typing import Any
 
 import orjson
 
-from qtasks.broker.store import queues
+from qtasks.broker.store import flow, queues
 from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.extras import pack_extras, unpack_extras
 from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed, Headers, NewMessage, Stage
 from qtasks.errors import BadRequest
 from qtasks.protocol.shapes import Enqueued
@@ -22,6 +23,7 @@ from qtasks.protocol.shapes import Enqueued
 # A queue may turn out to have nothing left; as many others are then looked at in the same claim.
 CLAIM_ROUNDS = 8
 QUEUES_PER_ROUND = 64
+LARGE_BYTES = 65_536  # a body above it is read apart; `claim_ready` knows the number too
 EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
 
 
@@ -58,15 +60,22 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
         if known is not None:
             answers.append(Enqueued(known, deduplicated=True))
             continue
-        queue = known_queues.get(message.queue)
+        queue = known_queues.get(message.queue) if message.extras.flow is None else None
         if queue is None:
-            queue = known_queues[message.queue] = queues.find_or_create(session, message, now)
+            queue = known_queues[message.queue] = _queue_of(session, message, now)
         _check_order(message, queue)
         answers.append(Enqueued(message.id))
         fresh.append((message, queue))
     if fresh:
         _store(session, fresh)
     return answers
+
+
+def _queue_of(session: Session, message: NewMessage, now: int) -> queues.QueueRow:
+    """Find where a message waits; the newest message of a flow-control key decides its limits."""
+    if message.extras.flow is not None:
+        return flow.configure(session, message.extras.flow, now)
+    return queues.find_or_create(session, message, now)
 
 
 def _first_of_its_key(session: Session, message: NewMessage, taken: dict[str, str], now: int) -> str | None:
@@ -131,7 +140,7 @@ def _content(seq: int, message: NewMessage, created_at: int) -> dict[str, Any]:
         "seq": seq,
         "id": message.id,
         "task_id": message.task_id,
-        "queue": message.queue or None,
+        "queue": (message.queue or None) if message.extras.flow is None else None,
         "url": message.url,
         "method": message.method,
         "headers": pack_headers(message.headers),
@@ -144,6 +153,7 @@ def _content(seq: int, message: NewMessage, created_at: int) -> dict[str, Any]:
         "labels": orjson.dumps(message.labels).decode() if message.labels else None,
         "caller_ip": message.caller_ip,
         "result_ttl_ms": message.result_ttl_ms,
+        "extras": pack_extras(message.extras),
     }
 
 
@@ -161,6 +171,7 @@ def _pending(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: 
         "app": message.app,
         "state": Stage.WAITING.value if waits else Stage.READY.value,
         "due_at": 0 if queue.ordered else due_at,
+        "source": message.source,
     }
 
 
@@ -173,11 +184,13 @@ def claim(
     alone_is_free: bool,
     lease_margin_ms: int,
     now: int,
+    large_bytes: int = 1 << 62,
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
-    Takes what pause, parallelism and order allow, for HTTP or for `app`. Of the messages under
-    suspicion at most one is claimed at a time, and only if `alone_is_free`.
+    Takes what pause, parallelism, rate and order allow, for HTTP or for `app`. Of the messages under
+    suspicion at most one is claimed at a time, and only if `alone_is_free`. Large bodies are taken
+    until `large_bytes` are spent, and wait in their queues after that (promise P20).
     """
     if slots <= 0:
         return Claimed((), None)
@@ -187,19 +200,28 @@ def claim(
         room = slots - len(claims)
         if not room:
             break
-        rows, has_more, is_full = _ready_rows(session, queue, app, room, alone_is_free)
-        taken = [_claim(row, queue, now, lease_margin_ms) for row in rows]
-        alone_is_free = alone_is_free and not any(each.is_suspect for each in taken)
+        budget = _Budget(room, alone_is_free, large_bytes)
+        picked = _pick(session, queue, app, budget, now)
+        taken = [_claim(session, row, queue, now, lease_margin_ms) for row in picked.rows]
+        alone_is_free, large_bytes = budget.alone_is_free, budget.large_bytes
         session.update_many("pending_lease", [_lease(each, node) for each in taken])
-        queues.rejoin(session, queue.id, has_more=has_more, is_full=is_full)
+        if queue.rate is not None and taken:
+            flow.spend(session, queue, len(taken), now)
+        queues.rejoin(
+            session, queue, has_more=picked.has_more, is_full=picked.is_full, wake_at=picked.wake_at
+        )
         claims.extend(taken)
-    upcoming = session.one("pending_next_due", {})
-    return Claimed(claims, upcoming[0] if upcoming else None)
+    upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
+    return Claimed(claims, min((row[0] for row in upcoming if row), default=None))
 
 
 def shift_retries(session: Session, by_ms: int) -> None:
-    """Move the instants of waiting retries after the wall clock was set: backoff is a span (promise P16)."""
+    """Move the instants of waiting retries after the wall clock was set: backoff is a span (promise P16).
+
+    Windows of rates are looked at anew.
+    """
     session.run("pending_shift_retries", {"by_ms": by_ms})
+    session.run("queue_wake_all", {})
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:
@@ -208,6 +230,7 @@ def promote(session: Session, now: int, count: int = 1000) -> None:
     if due:
         session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
         queues.freed(session, {row[1] for row in due})
+    session.run("queue_wake", {"now": now})
 
 
 def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
@@ -221,32 +244,69 @@ def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
         yield from fresh
 
 
-def _ready_rows(
-    session: Session, queue: queues.QueueRow, app: str | None, room: int, alone_is_free: bool
-) -> tuple[list[Row], bool, bool]:
-    """Pick rows of one queue; also say whether it may have more, and whether it is full."""
-    free = queues.free_slots(session, queue)
-    count = min(room, free)
+@dataclass(slots=True)
+class _Budget:
+    """What may still be taken in this claim: messages, suspects, bytes of large bodies."""
+
+    room: int
+    alone_is_free: bool
+    large_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """Rows of one queue to be claimed, and how the queue stands after that."""
+
+    rows: Sequence[Row]
+    has_more: bool
+    is_full: bool
+    wake_at: int | None = None
+    """When its next window begins, if a rate holds it back."""
+
+
+def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Budget, now: int) -> _Picked:
+    """Pick what the limits of a queue allow to start."""
+    left = flow.left_in_window(queue, now)
+    free = min(queues.free_slots(session, queue), left)
+    wake_at = flow.window_of(queue, now).ends_at if left <= free else None
+    count = min(budget.room, free)
     if count <= 0:
-        return [], True, True
-    query = "claim_ready" if alone_is_free or queue.ordered else "claim_ready_skipping_suspects"
+        return _Picked((), has_more=True, is_full=True, wake_at=wake_at)
+    query = "claim_ready" if budget.alone_is_free or queue.ordered else "claim_ready_skipping_suspects"
     rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
-    picked: list[Row] = []
-    for row in rows:
-        is_suspect = row[3] >= SUSPECT_AFTER
-        if is_suspect and not alone_is_free:
-            if queue.ordered:
-                break  # nothing may overtake it
-            continue
-        alone_is_free = alone_is_free and not is_suspect
-        picked.append(row)
+    picked = list(_affordable(rows, queue, budget))
+    is_full = len(picked) == free
     has_more = len(rows) == count or query == "claim_ready_skipping_suspects" or len(picked) < len(rows)
-    return picked, has_more, len(picked) == free
+    return _Picked(picked, has_more, is_full, wake_at if is_full else None)
 
 
-def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
+def _affordable(rows: Sequence[Row], queue: queues.QueueRow, budget: _Budget) -> Iterator[Row]:
+    for row in rows:
+        interrupted, large = row[INTERRUPTED], row[LARGE]
+        if interrupted >= SUSPECT_AFTER:
+            if not budget.alone_is_free:
+                if queue.ordered:
+                    return  # nothing may overtake it
+                continue
+            budget.alone_is_free = False
+        if large:
+            if budget.large_bytes <= 0:
+                return  # it waits, and those behind it, until others have ended
+            budget.large_bytes -= large
+        yield row
+
+
+INTERRUPTED, LARGE = 3, 22  # columns of `claim_ready`
+
+
+def _claim(session: Session, row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
     (seq, attempt, epoch, interrupted, guard_until, app, id_, task_id, queue_name, url, method, headers, body,
-     created_at, max_retries, retry_delay, timeout_ms, caller_ip, result_ttl_ms) = row  # fmt: skip
+     created_at, max_retries, retry_delay, timeout_ms, caller_ip, result_ttl_ms, not_before, extras, source,
+     large) = row  # fmt: skip
+    if large:
+        found = session.one("message_body", {"seq": seq})
+        assert found is not None
+        body = found[0]
     return Claim(
         seq=seq,
         id=id_,
@@ -271,6 +331,9 @@ def _claim(row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> 
         ordered=queue.ordered,
         interrupted=interrupted,
         guard_until=guard_until,
+        not_before=not_before,
+        extras=unpack_extras(extras),
+        source=source,
     )
 
 
@@ -279,7 +342,7 @@ def orphaned(session: Session, node: str, lease_margin_ms: int) -> list[Claim]:
     claims = []
     for queue_id, ordered, started_at, *row in session.all("pending_orphans", {"owner": node}):
         queue = queues.QueueRow(queue_id, "", 0, bool(ordered))
-        claims.append(_claim(tuple(row), queue, started_at, lease_margin_ms))
+        claims.append(_claim(session, tuple(row), queue, started_at, lease_margin_ms))
     return claims
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.records import Stage
+from qtasks.errors import QuotaExceeded
 from qtasks.protocol.headers import QueueSpec
 from qtasks.protocol.shapes import QueueView
 
@@ -15,9 +17,19 @@ UNLIMITED = 1 << 31
 PUBLISHED = ""  # the unnamed queue of messages that were published without one; never shown
 
 
+class Kind(IntEnum):
+    """What the messages of a queue have in common."""
+
+    NAMED = 0
+    UNNAMED = 1
+    """They were published without a queue."""
+    FLOW = 2
+    """They share a flow-control key."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """What claim and enqueue need to know of a queue."""
+    """What claim and enqueue need to know of a queue; `rate` is a flow-control key's alone."""
 
     id: int
     name: str
@@ -25,6 +37,10 @@ class QueueRow:
     ordered: bool
     is_in_line: bool = False
     """Whether it stands in the line for claims already, or is full."""
+    rate: int | None = None
+    period_ms: int = 1000
+    window_at: int = 0
+    window_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,11 @@ def find_or_create(session: Session, wanted: _Declaration, now: int) -> QueueRow
         _create(session, new, paused=False, is_set=False, now=now)
         row = session.one("queue_find", {"name": wanted.queue})
         assert row is not None
+    return queue_row(row)
+
+
+def queue_row(row: Row) -> QueueRow:
+    """Make the value of a row of `queue_find`."""
     return QueueRow(row[0], row[1], row[2], bool(row[3]), bool(row[5]))
 
 
@@ -68,15 +89,24 @@ def _create(session: Session, wanted: QueueRow, *, paused: bool, is_set: bool, n
             "ordered": int(wanted.ordered),
             "paused": int(paused),
             "is_set": int(is_set),
+            "kind": Kind.UNNAMED.value if wanted.name == PUBLISHED else Kind.NAMED.value,
             "now": now,
         },
     )
 
 
-def upsert(session: Session, name: str, parallelism: int, paused: bool | None, now: int) -> None:
-    """Set a queue's parallelism, and its pause unless `paused` is None (contract 2.6)."""
+def upsert(
+    session: Session, name: str, parallelism: int, paused: bool | None, now: int, most: int = UNLIMITED
+) -> None:
+    """Set a queue's parallelism, and its pause unless `paused` is None (contract 2.6).
+
+    Raises `QuotaExceeded` for a new queue where there are `most` already.
+    """
     row = session.one("queue_find", {"name": name})
     if row is None:
+        count = session.one("queue_count", {})
+        if count is not None and count[0] >= most:
+            raise QuotaExceeded(f"quota maxQueues exceeded, current limit: {most}")
         new = QueueRow(0, name, parallelism, ordered=True)
         _create(session, new, paused=bool(paused), is_set=True, now=now)
         return
@@ -125,17 +155,23 @@ def _view(row: Row) -> QueueView:
 def in_line(session: Session, count: int) -> list[QueueRow]:
     """Give queues that may have something to start, the longest waiting first."""
     rows = session.all("queue_line", {"count": count})
-    return [QueueRow(row[0], "", row[1], bool(row[2])) for row in rows]
+    return [
+        QueueRow(id_, "", parallelism, bool(ordered), True, rate, period_ms, window_at, window_count)
+        for id_, parallelism, ordered, rate, period_ms, window_at, window_count in rows
+    ]
 
 
 def free_slots(session: Session, queue: QueueRow) -> int:
-    """Say how many more messages of the queue may be in flight."""
+    """Say how many more messages of the queue may be in flight.
+
+    Those whose callbacks have not finished keep their slots (contract 1.5).
+    """
     if queue.parallelism >= UNLIMITED:
         return UNLIMITED
     held = Stage.HELD if queue.ordered else Stage.ACTIVE  # contract 1.5: a retry keeps its slot
     row = session.one("pending_taken", {"queue": queue.id, "held": held.value})
     assert row is not None
-    return queue.parallelism - int(row[0])
+    return queue.parallelism - int(row[0]) - len(session.all("pending_kept_slots", {"queue": queue.id}))
 
 
 def join_line(session: Session, ids: Iterable[int]) -> None:
@@ -155,7 +191,9 @@ def join_all(session: Session) -> None:
     session.run("queue_join_all", {})
 
 
-def rejoin(session: Session, id_: int, *, has_more: bool, is_full: bool) -> None:
-    """After a claim: send a queue to the end of the line, or out of it."""
+def rejoin(
+    session: Session, queue: QueueRow, *, has_more: bool, is_full: bool, wake_at: int | None = None
+) -> None:
+    """After a claim: send a queue to the end of the line, or out of it; `wake_at` brings it back."""
     query = "queue_rejoin" if has_more else "queue_leave_line"
-    session.run(query, {"id": id_, "is_full": int(is_full)})
+    session.run(query, {"id": queue.id, "is_full": int(is_full), "wake_at": wake_at})

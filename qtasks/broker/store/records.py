@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from qtasks.broker.store.extras import NO_EXTRAS, Extras
+
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -44,7 +46,8 @@ class NewMessage:
 
     id: str
     queue: str
-    """The queue's name; "" for a message that was published without one."""
+    """The queue's name; "" for a message that was published without one. A flow-control key, which is in
+    `extras`, makes a queue of its own."""
     parallelism: int
     ordered: bool
     """How to make the queue if it is missing; an existing one is not changed."""
@@ -66,6 +69,10 @@ class NewMessage:
     app: str | None = None
     """The app that must run it in process; None for a delivery over HTTP."""
     caller_ip: str | None = None
+    extras: Extras = NO_EXTRAS
+    source: int | None = None
+    """Of a callback: the sequence number of the message that it reports on."""
+    is_failure_callback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,10 @@ class Claim:
     """How many times in a row it was in flight when its broker died."""
     guard_until: int | None
     """Until then an earlier attempt may still be running in the app."""
+    not_before: int = 0
+    extras: Extras = NO_EXTRAS
+    source: int | None = None
+    """Of a callback: the sequence number of the message that it reports on."""
 
     @property
     def is_suspect(self) -> bool:
@@ -156,6 +167,8 @@ class Settlement:
     ended_at: int
     cancel_at: int | None = None
     """When it was called off during the attempt; found by the store."""
+    callbacks: Sequence[NewMessage] = ()
+    """The messages that tell others of it; they are stored with it, or not at all (promise P14)."""
 
 
 @dataclass(frozen=True, slots=True)

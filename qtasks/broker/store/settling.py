@@ -6,7 +6,7 @@ The end of a message, its log row, its result, its dead letter and the slot it f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 
 from qtasks.broker.store import queues
 from qtasks.broker.store.database import Session
-from qtasks.broker.store.messages import orphaned, pack_headers
+from qtasks.broker.store.messages import enqueue, orphaned, pack_headers
 from qtasks.broker.store.records import (
     Again,
     Cancelled,
@@ -22,6 +22,7 @@ from qtasks.broker.store.records import (
     Dead,
     Delivered,
     LogKind,
+    NewMessage,
     Reply,
     Settlement,
     Stage,
@@ -39,19 +40,42 @@ def settle(session: Session, settlements: Sequence[Settlement]) -> list[Settleme
     A message that was called off meanwhile gets no further attempt: its verdict comes back as
     `Cancelled`.
     """
-    recorded = [each for each in (_moved(session, one) for one in settlements) if each is not None]
+    freed: set[int] = set()
+    recorded = [each for each in (_moved(session, one, freed) for one in settlements) if each is not None]
     session.insert_many("log_insert", [_log_row(each) for each in recorded])
     dead = [_dead_letter(each) for each in recorded if isinstance(each.verdict, Dead)]
     session.insert_many("dead_letter_insert", dead)
     results = [_result(each) for each in recorded if _has_result(each)]
     session.insert_many("result_insert", results)
-    queues.freed(session, {each.claim.queue_id for each in recorded})
+    _tell_others(session, recorded)
+    queues.freed(session, freed | {each.claim.queue_id for each in recorded})
     return recorded
 
 
-def _moved(session: Session, settlement: Settlement) -> Settlement | None:
-    """Move the pending row on; give what took effect, None if the lease was lost."""
+def _tell_others(session: Session, recorded: Sequence[Settlement]) -> None:
+    """Store the callbacks; those of a message that has finished in a queue keep its slot (contract 1.5)."""
+    for each in recorded:
+        callbacks = [
+            one
+            for one in each.callbacks
+            if not (one.is_failure_callback and isinstance(each.verdict, Cancelled))
+        ]
+        if callbacks:
+            enqueue(session, callbacks, each.ended_at)
+        claim = each.claim
+        if claim.queue and claim.extras.has_callbacks and not isinstance(each.verdict, Again):
+            session.run("pending_keep_slot", {"source": claim.seq, "queue": claim.queue_id})
+
+
+def _moved(session: Session, settlement: Settlement, freed: set[int]) -> Settlement | None:
+    """Move the pending row on; give what took effect, None if the lease was lost.
+
+    A callback that ends gives back the slot that it kept: its queue is added to `freed`.
+    """
     claim, verdict = settlement.claim, settlement.verdict
+    if claim.source is not None:
+        slot = session.one("pending_slot", {"seq": claim.seq})
+        freed.update(slot[:1] if slot and slot[0] is not None else ())
     fence = {"seq": claim.seq, "epoch": claim.lease_epoch}
     row = session.one("pending_cancel_at", fence)
     if row is not None and row[0] is not None:
@@ -173,27 +197,32 @@ def error_document(reply: Reply) -> bytes:
     return orjson.dumps({"error": {"type": "DeliveryFailed", "message": message, "traceback": None}})
 
 
-def recover(session: Session, *, node: str, lease_margin_ms: int, now: int) -> int:
+def recover(
+    session: Session,
+    *,
+    node: str,
+    lease_margin_ms: int,
+    now: int,
+    callbacks: Callable[[Settlement], Sequence[NewMessage]] = lambda settlement: (),
+) -> int:
     """Put back in play what earlier lives of this broker had in flight; say how many (promise P07).
 
     Their attempts stay counted. Those without a further attempt go to the dead letter queue, so a
     task that kills its process is bounded (promise P13). What was in flight at crash
-    after crash then runs one at a time.
+    after crash then runs one at a time. `callbacks` makes the messages that tell others of an end.
     """
     orphans = orphaned(session, node, lease_margin_ms)
     lost = Reply(0, error=INTERRUPTED)
-    settle(
-        session,
-        [
-            Settlement(
-                each,
-                lost,
-                Dead() if each.attempt > each.max_retries else Again(None, interrupted=True),
-                ended_at=max(now, each.started_at),
-            )
-            for each in orphans
-        ],
-    )
+    ends = [
+        Settlement(
+            each,
+            lost,
+            Dead() if each.attempt > each.max_retries else Again(None, interrupted=True),
+            ended_at=max(now, each.started_at),
+        )
+        for each in orphans
+    ]
+    settle(session, [replace(each, callbacks=callbacks(each)) for each in ends])
     queues.join_all(session)
     session.announce()
     return len(orphans)

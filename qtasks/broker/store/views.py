@@ -8,8 +8,12 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store.database import Session
+from qtasks.broker.store.extras import NO_EXTRAS, Extras, unpack_extras
 from qtasks.broker.store.messages import unpack_headers
+from qtasks.broker.store.records import Headers
+from qtasks.protocol.headers import Callback
 from qtasks.protocol.shapes import HeaderMap, MessageView
+from qtasks.protocol.shown import redacted
 
 
 def find_message(session: Session, message_id: str, readable_since: int) -> MessageView | None:
@@ -24,10 +28,11 @@ def find_message(session: Session, message_id: str, readable_since: int) -> Mess
 
 
 def message_view(row: Sequence[Any]) -> MessageView:
-    """Make the view of a row of `log_message` or `message_by_id`."""
+    """Make the view of a row of `log_message` or `message_by_id`, with what is to be hidden hidden."""
     (id_, queue, url, method, headers, body, created_at, not_before, max_retries, retry_delay,
-     timeout_ms, labels, caller_ip) = row  # fmt: skip
-    return MessageView(
+     timeout_ms, labels, caller_ip, packed) = row  # fmt: skip
+    extras = unpack_extras(packed)
+    view = MessageView(
         message_id=id_,
         url=url,
         method=method,
@@ -41,13 +46,39 @@ def message_view(row: Sequence[Any]) -> MessageView:
         labels=tuple(orjson.loads(labels)) if labels else (),
         retry_delay_expression=retry_delay,
         timeout_ms=timeout_ms,
+        **_shown_extras(extras),
     )
+    return redacted(view, extras.redact)
+
+
+def _shown_extras(extras: Extras) -> dict[str, Any]:
+    if extras == NO_EXTRAS:
+        return {}
+    shown: dict[str, Any] = {
+        "topic_name": extras.group,
+        "endpoint_name": extras.endpoint,
+        "schedule_id": extras.schedule_id,
+    }
+    for name in ("callback", "failure_callback"):
+        callback: Callback | None = getattr(extras, name)
+        if callback is not None:
+            shown |= {name: callback.url, f"{name}_header": callback.header}
+    if extras.flow is not None:
+        flow = extras.flow
+        shown |= {"flow_control_key": flow.key, "rate": flow.rate, "parallelism": flow.parallelism}
+        shown["period_s"] = flow.period_s
+    return shown
 
 
 def header_map(packed: bytes | None) -> HeaderMap:
+    """Make the API's map of header names to lists of values, of headers as they are stored."""
+    return header_lists(unpack_headers(packed) if packed else ())
+
+
+def header_lists(headers: Headers) -> HeaderMap:
     """Make the API's map of header names to lists of values."""
     found: dict[str, tuple[str, ...]] = {}
-    for name, value in unpack_headers(packed) if packed else ():
+    for name, value in headers:
         found[name] = (*found.get(name, ()), value)
     return found
 

@@ -125,7 +125,7 @@ async def test_a_body_that_is_no_text_is_read_back_as_base64(client: httpx.Async
         (b"https://app.example/hook", "https://app.example/hook"),
         (b"https://app.example", "https://app.example"),
         (b"https://app.example/", "https://app.example/"),
-        (b"http://app.example:8080/a//b/", "http://app.example:8080/a//b/"),
+        (b"https://app.example:8443/a//b/", "https://app.example:8443/a//b/"),
         (b"HTTPS://App.Example/Hook", "HTTPS://App.Example/Hook"),
         (b"https:/app.example/hook", "https://app.example/hook"),  # a proxy took a slash
         (b"https%3A%2F%2Fapp.example%2Fhook%3Fa%3Db", "https://app.example/hook?a=b"),
@@ -334,7 +334,12 @@ async def test_an_id_is_not_spent_by_a_refused_call(client: httpx.AsyncClient) -
         ("file:///etc/passwd", 400, INVALID_SCHEME),
         ("javascript:alert(1)", 400, INVALID_SCHEME),
         ("orders", 404, "topic orders not found"),
-        ("api/llm", 400, INVALID_SCHEME),
+        (
+            "api/llm",
+            400,
+            "invalid destination: api/llm is not configured; start the broker with --api llm=BASE_URL, "
+            "and its key in QTASKS_API_LLM_KEY",
+        ),
         ("https://", 400, 'invalid destination url: "https://" has no host'),
         ("https:///hook", 400, 'invalid destination url: "https:///hook" has no host'),
     ],
@@ -367,7 +372,7 @@ async def test_a_malformed_address_is_refused(api: Api, rig: Rig, target: bytes)
 
 
 async def test_a_private_address_is_refused_with_what_would_allow_it(rig: Rig) -> None:
-    rig.broker._rules = parse_rules((), loopback=False)
+    rig.broker.intake._rules = parse_rules((), loopback=False)
     async with client_of(rig) as client:
         status, text = await refusal(client, "/v2/enqueue/mail/http://127.0.0.1:8000/hook")
 
@@ -399,10 +404,12 @@ async def test_the_address_of_an_app_that_is_not_here_is_refused(client: httpx.A
         ("Upstash-Deduplication-Id", "a:b", "DeduplicationId cannot contain ':'"),
         ("Upstash-Delay", "10s", "Upstash-Delay: a message in a queue cannot be delayed"),
         ("Upstash-Not-Before", "1800000000", "Upstash-Not-Before: a message in a queue cannot be delayed"),
-        ("Upstash-Callback", "https://a.example", "Upstash-Callback: callbacks are not supported"),
-        ("Upstash-Failure-Callback", "https://a.example", "Upstash-Failure-Callback: failure callbacks are"),
-        ("Upstash-Flow-Control-Key", "k", "Upstash-Flow-Control-Key: flow control is not supported"),
-        ("Upstash-Redact-Fields", "body", "Upstash-Redact-Fields: redaction is not supported"),
+        ("Upstash-Callback", "a.example", "invalid callback url: endpoint has invalid scheme"),
+        ("Upstash-Failure-Callback", "a.example", "invalid callback url: endpoint has invalid scheme"),
+        ("Upstash-Flow-Control-Key", "k", "Upstash-Flow-Control-Key and Upstash-Flow-Control-Value must be"),
+        ("Upstash-Redact-Fields", "bodies", "Upstash-Redact-Fields: must list body, header or header[<name>]"),
+        ("Upstash-Cron", "* * * * *", "Upstash-Cron: only a schedule can have it"),
+        ("Upstash-Queue-Name", "mail", "Upstash-Queue-Name: only a schedule can have it"),
         ("Qtasks-Queue", "parallelism=0", "Qtasks-Queue: parallelism must be at least 1"),
         ("Qtasks-Queue", "fast", "Qtasks-Queue: must look like"),
         ("Qtasks-Task-Id", "a b", "Qtasks-Task-Id: "),

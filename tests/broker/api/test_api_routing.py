@@ -33,6 +33,28 @@ EXAMPLES = {
     "DELETE /v2/queues/{queue}": "/v2/queues/mail",
     "POST /v2/queues/{queue}/pause": "/v2/queues/mail/pause",
     "POST /v2/queues/{queue}/resume": "/v2/queues/mail/resume",
+    **{
+        f"{method} /v2/schedules/{{id}}/{verb}": f"/v2/schedules/scd_1/{verb}"
+        for verb in ("pause", "resume")
+        for method in ("POST", "PATCH", "PUT")
+    },
+    "POST /v2/schedules/{destination...}": f"/v2/schedules/{HOOK}",
+    "GET /v2/schedules": "/v2/schedules",
+    "GET /v2/schedules/{id}": "/v2/schedules/scd_1",
+    "DELETE /v2/schedules/{id}": "/v2/schedules/scd_1",
+    "GET /v2/topics": "/v2/topics",
+    "GET /v2/topics/{name}": "/v2/topics/orders",
+    "DELETE /v2/topics/{name}": "/v2/topics/orders",
+    "PATCH /v2/topics/{name}": "/v2/topics/orders",
+    "POST /v2/topics/{name}/endpoints": "/v2/topics/orders/endpoints",
+    "DELETE /v2/topics/{name}/endpoints": "/v2/topics/orders/endpoints",
+    "GET /v2/flowControl": "/v2/flowControl",
+    "GET /v2/flowControl/{key...}": "/v2/flowControl/tenant",
+    "POST /v2/flowControl/{key...}": "/v2/flowControl/tenant/pause",
+    "GET /v2/globalParallelism": "/v2/globalParallelism",
+    "GET /v2/keys": "/v2/keys",
+    "POST /v2/keys/rotate": "/v2/keys/rotate",
+    "POST /v2/rotate": "/v2/rotate",
     "GET /v2/logs": "/v2/logs",
     "GET /v2/events": "/v2/events",
     "GET /v2/dlq": "/v2/dlq",
@@ -42,9 +64,14 @@ EXAMPLES = {
     "GET /v2/dlq/{id}": "/v2/dlq/1-1",
     "DELETE /v2/dlq/{id}": "/v2/dlq/1-1",
     "GET /qtasks/v1/results/{id}": "/qtasks/v1/results/tsk_1",
+    "GET /qtasks/v1/tokens": "/qtasks/v1/tokens",
+    "POST /qtasks/v1/tokens": "/qtasks/v1/tokens",
+    "DELETE /qtasks/v1/tokens/{name}": "/qtasks/v1/tokens/dashboard",
     "GET /livez": "/livez",
+    "GET /readyz": "/readyz",
 }
-CLOSED = [(key.split()[0], path) for key, path in EXAMPLES.items() if path != "/livez"]
+OPEN = ("/livez", "/readyz")
+CLOSED = [(key.split()[0], path) for key, path in EXAMPLES.items() if path not in OPEN]
 STRICT = [each for each in CLOSED if HOOK not in each[1]]
 
 

@@ -3,7 +3,9 @@ INSERT INTO dead_letters (message, died_at, attempts, status, error, headers, bo
 VALUES (:message, :died_at, :attempts, :status, :error, :headers, :body)
 
 -- name: dead_letter_page
-SELECT d.message, d.died_at, d.attempts, d.status, d.error, d.headers, d.body
+-- Large bodies are left where they are: there may be no room for all of them at once.
+SELECT d.message, d.died_at, d.attempts, d.status, d.error, d.headers,
+       CASE WHEN length(d.body) <= 65536 THEN d.body END
 FROM dead_letters d
 WHERE d.died_at < :before_at OR (d.died_at = :before_at AND d.message < :before_seq)
 ORDER BY d.died_at DESC, d.message DESC
@@ -14,6 +16,11 @@ SELECT d.message, d.died_at, d.attempts, d.status, d.error, d.headers, d.body
 FROM dead_letters d
 WHERE d.message = :message AND d.died_at = :died_at
 
+-- name: dead_letter_body
+SELECT body
+FROM dead_letters
+WHERE message = :message
+
 -- name: dead_letter_prune
 DELETE FROM dead_letters
 WHERE message IN (SELECT message FROM dead_letters WHERE died_at <= :before ORDER BY died_at LIMIT :count)
@@ -23,7 +30,7 @@ DELETE FROM dead_letters
 WHERE message = :message
 
 -- name: message_to_replay
-SELECT task_id, queue, url, method, headers, body, max_retries, retry_delay, timeout_ms, labels, caller_ip,
-       result_ttl_ms
+SELECT id, task_id, queue, url, method, headers, body, created_at, max_retries, retry_delay, timeout_ms, labels,
+       caller_ip, result_ttl_ms, extras
 FROM messages
 WHERE seq = :seq

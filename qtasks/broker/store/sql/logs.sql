@@ -18,22 +18,31 @@ WHERE seq <= :created_seq
 ORDER BY seq DESC
 LIMIT :count
 
+-- name: log_body
+SELECT body
+FROM log
+WHERE message = :seq AND epoch = :epoch
+
 -- name: log_ended
-SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
+-- Large bodies are left where they are, here and below: there may be no room for all of them at once.
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers,
+       CASE WHEN length(body) <= 65536 THEN body END, length(body) > 65536
 FROM log
 WHERE (ended_at, message, epoch) <= (:time, :seq, :epoch)
 ORDER BY ended_at DESC, message DESC, epoch DESC
 LIMIT :count
 
 -- name: log_started
-SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers,
+       CASE WHEN length(body) <= 65536 THEN body END, length(body) > 65536
 FROM log
 WHERE (started_at, message, epoch) <= (:time, :seq, :epoch)
 ORDER BY started_at DESC, message DESC, epoch DESC
 LIMIT :count
 
 -- name: log_cancelled
-SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers,
+       CASE WHEN length(body) <= 65536 THEN body END, length(body) > 65536
 FROM log
 WHERE cancel_at IS NOT NULL AND (cancel_at, message, epoch) <= (:time, :seq, :epoch)
 ORDER BY cancel_at DESC, message DESC, epoch DESC
@@ -45,8 +54,15 @@ FROM queues q
 CROSS JOIN pending p
 WHERE p.queue = q.id AND p.state = 1
 
+-- name: active_count
+SELECT count(*)
+FROM queues q
+CROSS JOIN pending p
+WHERE p.queue = q.id AND p.state = 1
+
 -- name: log_of_message
-SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers, body
+SELECT message, epoch, kind, started_at, ended_at, next_at, cancel_at, status, error, headers,
+       CASE WHEN length(body) <= 65536 THEN body END, length(body) > 65536
 FROM log
 WHERE message = :seq
 ORDER BY epoch
@@ -63,6 +79,6 @@ WHERE id = :id
 
 -- name: log_message
 SELECT id, queue, url, method, headers, body, created_at, not_before, max_retries, retry_delay,
-       timeout_ms, labels, caller_ip
+       timeout_ms, labels, caller_ip, extras
 FROM messages
 WHERE seq = :seq

@@ -3,13 +3,13 @@
 
 -- name: message_insert
 INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
-                      max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms)
+                      max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
 VALUES (:seq, :id, :task_id, :queue, :url, :method, :headers, :body, :created_at, :not_before,
-        :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms)
+        :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms, :extras)
 
 -- name: pending_insert
-INSERT INTO pending (seq, queue, app, state, due_at)
-VALUES (:seq, :queue, :app, :state, :due_at)
+INSERT INTO pending (seq, queue, app, state, due_at, source)
+VALUES (:seq, :queue, :app, :state, :due_at, :source)
 
 -- name: dedup_find
 SELECT message_id
@@ -60,10 +60,35 @@ SELECT count(*)
 FROM pending
 WHERE queue = :queue AND state IN (1, :held)
 
+-- name: pending_kept_slots
+-- Finished messages whose callbacks are not.
+SELECT DISTINCT source
+FROM pending
+WHERE slot_queue = :queue
+
+-- name: pending_keep_slot
+-- A message has finished: its callbacks that have not keep its slot.
+UPDATE pending
+SET slot_queue = :queue
+WHERE source = :source
+
+-- name: pending_slot
+SELECT slot_queue
+FROM pending
+WHERE seq = :seq
+
+-- name: pending_forget_slots
+UPDATE pending
+SET slot_queue = NULL
+WHERE slot_queue = :queue
+
 -- name: claim_ready
+-- Large bodies are left where they are: there may be no room for all of them at once.
 SELECT p.seq, p.attempt, p.lease_epoch, p.interrupted, p.guard_until,
-       p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
-       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
+       p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers,
+       CASE WHEN length(m.body) <= 65536 THEN m.body END, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source,
+       CASE WHEN length(m.body) > 65536 THEN length(m.body) ELSE 0 END
 FROM pending p
 JOIN messages m ON m.seq = p.seq
 WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app)
@@ -72,13 +97,20 @@ LIMIT :count
 
 -- name: claim_ready_skipping_suspects
 SELECT p.seq, p.attempt, p.lease_epoch, p.interrupted, p.guard_until,
-       p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
-       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
+       p.app, m.id, m.task_id, m.queue, m.url, m.method, m.headers,
+       CASE WHEN length(m.body) <= 65536 THEN m.body END, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source,
+       CASE WHEN length(m.body) > 65536 THEN length(m.body) ELSE 0 END
 FROM pending p
 JOIN messages m ON m.seq = p.seq
 WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app) AND p.interrupted < 2
 ORDER BY p.due_at, p.seq
 LIMIT :count
+
+-- name: message_body
+SELECT body
+FROM messages
+WHERE seq = :seq
 
 -- name: pending_lease
 UPDATE pending
@@ -103,7 +135,8 @@ SET state = :state, due_at = :due_at, attempt = :attempt, interrupted = :interru
 WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
 
 -- name: pending_of_message
-SELECT p.seq, p.queue, p.state, p.attempt, p.lease_epoch, p.cancel_at, m.task_id, m.result_ttl_ms, m.created_at
+SELECT p.seq, p.queue, p.state, p.attempt, p.lease_epoch, p.cancel_at, m.task_id, m.result_ttl_ms, m.created_at,
+       p.slot_queue
 FROM messages m
 JOIN pending p ON p.seq = m.seq
 WHERE m.id = :id
@@ -111,7 +144,7 @@ WHERE m.id = :id
 -- name: pending_page
 -- What filters look at, without bodies.
 SELECT m.seq, m.id, m.queue, m.url, m.method, m.headers, x'', m.created_at, m.not_before, m.max_retries,
-       m.retry_delay, m.timeout_ms, m.labels, m.caller_ip
+       m.retry_delay, m.timeout_ms, m.labels, m.caller_ip, m.extras
 FROM pending p
 JOIN messages m ON m.seq = p.seq
 WHERE p.seq > :after AND p.cancel_at IS NULL
@@ -137,7 +170,7 @@ WHERE seq = :seq
 SELECT q.id, q.ordered, p.started_at,
        p.seq, p.attempt - 1, p.lease_epoch - 1, p.interrupted, p.guard_until, p.app,
        m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
-       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source, 0
 FROM queues q
 CROSS JOIN pending p
 JOIN messages m ON m.seq = p.seq
@@ -145,7 +178,7 @@ WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner <> :owner
 
 -- name: message_by_id
 SELECT m.id, m.queue, m.url, m.method, m.headers, m.body, m.created_at, m.not_before,
-       m.max_retries, m.retry_delay, m.timeout_ms, m.labels, m.caller_ip, p.state,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.labels, m.caller_ip, m.extras, p.state,
        (SELECT max(l.ended_at) FROM log l WHERE l.message = m.seq)
 FROM messages m
 LEFT JOIN pending p ON p.seq = m.seq

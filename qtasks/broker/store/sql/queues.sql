@@ -4,8 +4,8 @@ FROM queues
 WHERE name = :name
 
 -- name: queue_insert
-INSERT INTO queues (name, parallelism, ordered, paused, is_set, created_at, updated_at)
-VALUES (:name, :parallelism, :ordered, :paused, :is_set, :now, :now)
+INSERT INTO queues (name, parallelism, ordered, paused, is_set, kind, created_at, updated_at)
+VALUES (:name, :parallelism, :ordered, :paused, :is_set, :kind, :now, :now)
 
 -- A queue that may have something to start stands in line with a turn number; NULL is out of line. Turns
 -- only grow along the line, whatever the clock does. A full or paused queue keeps its number but is
@@ -54,11 +54,11 @@ WHERE queue = :id AND state = 1
 SELECT q.name, q.parallelism, q.ordered, q.paused, q.created_at, q.updated_at,
        (SELECT count(*) FROM pending p WHERE p.queue = q.id)
 FROM queues q
-WHERE q.name <> '' AND (:name IS NULL OR q.name = :name)
+WHERE q.kind = 0 AND (:name IS NULL OR q.name = :name)
 ORDER BY q.name
 
 -- name: queue_line
-SELECT id, parallelism, ordered
+SELECT id, parallelism, ordered, rate, period_ms, window_at, window_count
 FROM queues
 WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0
 ORDER BY turn, id
@@ -87,10 +87,79 @@ WHERE EXISTS (SELECT 1 FROM pending p WHERE p.queue = queues.id AND p.state = 0)
 -- name: queue_rejoin
 -- After a claim that may have left something: to the end of the line.
 UPDATE queues
-SET is_full = :is_full, turn = (SELECT turn FROM line_end)
+SET is_full = :is_full, turn = (SELECT turn FROM line_end), wake_at = :wake_at
 WHERE id = :id
 
 -- name: queue_leave_line
 UPDATE queues
-SET is_full = :is_full, turn = NULL
+SET is_full = :is_full, turn = NULL, wake_at = :wake_at
 WHERE id = :id
+
+-- name: queue_count
+SELECT count(*)
+FROM queues
+WHERE kind = 0
+
+-- name: queue_wake
+-- The next window of a rate has begun.
+UPDATE queues
+SET is_full = 0, wake_at = NULL,
+    turn = CASE WHEN EXISTS (SELECT 1 FROM pending p WHERE p.queue = queues.id AND p.state = 0)
+                THEN (SELECT turn FROM line_end) END
+WHERE wake_at <= :now
+
+-- name: queue_next_wake
+SELECT wake_at
+FROM queues
+WHERE wake_at IS NOT NULL
+ORDER BY wake_at
+LIMIT 1
+
+-- name: queue_wake_all
+UPDATE queues
+SET wake_at = 0
+WHERE wake_at IS NOT NULL
+
+-- name: queue_spend
+UPDATE queues
+SET window_at = :window_at, window_count = :count
+WHERE id = :id
+
+-- name: flow_find
+SELECT id, pins, parallelism, rate, period_ms, used_at
+FROM queues
+WHERE name = :name
+
+-- name: flow_insert
+INSERT INTO queues (name, parallelism, ordered, kind, used_at, created_at, updated_at)
+VALUES (:name, :unlimited, 0, :kind, :now, :now, :now)
+
+-- name: flow_update
+UPDATE queues
+SET parallelism = :parallelism, rate = :rate, period_ms = :period_ms, pins = :pins, used_at = :now,
+    updated_at = :now, is_full = 0, wake_at = NULL,
+    turn = (SELECT turn FROM line_end)
+WHERE id = :id
+
+-- name: flow_touch
+UPDATE queues
+SET used_at = :now
+WHERE id = :id
+
+-- name: flow_list
+SELECT q.name, q.parallelism, q.rate, q.period_ms, q.window_at, q.window_count, q.pins, q.paused,
+       (SELECT count(*) FROM pending p WHERE p.queue = q.id AND p.state = 0),
+       (SELECT count(*) FROM pending p WHERE p.queue = q.id AND p.state = 1)
+FROM queues q
+WHERE q.kind = 2 AND (:name IS NULL OR q.name = :name)
+  AND (:search = '' OR instr(substr(q.name, :from), :search) > 0)
+ORDER BY q.name
+
+-- name: flow_prune_candidates
+SELECT q.id,
+       q.kind = 2 AND q.pins = 0 AND q.paused = 0 AND q.used_at <= :before AND q.window_at <= :before
+       AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.queue = q.id)
+FROM queues q
+WHERE q.id > :after
+ORDER BY q.id
+LIMIT :count

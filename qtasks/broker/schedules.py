@@ -1,0 +1,229 @@
+"""The use cases of schedules: a cron expression and the message that each of its fires makes (contract 1.7).
+
+The loop that fires what is due is in `scheduler.py`; `fire` is what it does in a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from qtasks.broker.catch_up import LATEST, NONE, fires_due
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.intake import Intake
+from qtasks.broker.store import messages, schedules
+from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.records import NewMessage
+from qtasks.broker.store.schedules import Pairs, StoredSchedule
+from qtasks.broker.url_groups import find_group
+from qtasks.clock import Clock
+from qtasks.errors import BadRequest, InvalidValue, NotFound, QuotaExceeded, RequestError
+from qtasks.ids import Ids
+from qtasks.protocol.cron import parse_cron
+from qtasks.protocol.destinations import API_NAMES
+from qtasks.protocol.headers import Options, parse_options, render_options
+from qtasks.protocol.resources import ScheduleView
+from qtasks.protocol.shapes import Outgoing
+from qtasks.protocol.shown import redacted
+
+
+class Schedules:
+    """Makes, shows, steers and fires schedules. Safe to call from any thread."""
+
+    def __init__(
+        self, database: Database, config: BrokerConfig, clock: Clock, intake: Intake, ids: Ids
+    ) -> None:
+        self._database = database
+        self._config = config
+        self._clock = clock
+        self._intake = intake
+        self._ids = ids
+
+    def create(self, asked: Outgoing) -> str:
+        """Make a schedule of a message with `Upstash-Cron`, replacing the one of its id; give the id.
+
+        Raises `BadRequest`, `NotFound` for an unknown URL group, and `QuotaExceeded`.
+        """
+        options = asked.options
+        if options.cron is None:
+            raise BadRequest("Upstash-Cron: a schedule needs a cron expression, such as 0 9 * * *")
+        if options.not_before is not None:
+            raise BadRequest("Upstash-Not-Before: a schedule cannot have one; use Upstash-Delay")
+        now = self._clock.now()
+        # A deduplication id would stop every fire but the first (contract 1.7).
+        kept = replace(options, cron=None, schedule_id=None, dedup_id=None, content_dedup=False)
+        schedule = StoredSchedule(
+            id=options.schedule_id or self._ids.schedule_id(),
+            cron=options.cron.text,
+            destination=asked.destination,
+            options=tuple(render_options(kept)),
+            body=asked.body,
+            caller_ip=asked.caller_ip,
+            created_at=now,
+            is_paused=False,
+            next_at=options.cron.next_after(now),
+        )
+
+        def work(session: Session) -> None:
+            self._messages(session, schedule, now)  # what no fire could make is refused now
+            if schedules.find(session, schedule.id) is None:
+                self._check_room(session)
+            schedules.save(session, schedule)
+
+        self._database.run(work)
+        return schedule.id
+
+    def _check_room(self, session: Session) -> None:
+        if schedules.count(session) >= self._config.max_schedules:
+            raise QuotaExceeded(f"quota maxSchedules exceeded, current limit: {self._config.max_schedules}")
+
+    def all(self) -> list[ScheduleView]:
+        """List all schedules by id."""
+        return self._database.look(
+            lambda session: [self._view(session, each) for each in schedules.find_all(session)]
+        )
+
+    def one(self, id_: str) -> ScheduleView:
+        """Give one schedule; raises `NotFound`."""
+        return self._database.look(lambda session: self._view(session, _found(session, id_)))
+
+    def set_paused(self, id_: str, paused: bool) -> None:
+        """Pause a schedule, or let it go on with its next fire; raises `NotFound`."""
+        now = self._clock.now()
+
+        def work(session: Session) -> None:
+            schedule = _found(session, id_)
+            if schedule.is_paused != paused:
+                following = None if paused else parse_cron(schedule.cron).next_after(now)
+                schedules.set_paused(session, id_, paused, following)
+
+        self._database.run(work)
+
+    def delete(self, id_: str) -> None:
+        """Delete a schedule; no error if there is none."""
+        self._database.run(lambda session: schedules.delete(session, id_))
+
+    def fire(self, session: Session, due: Sequence[StoredSchedule], now: int) -> int:
+        """Make the messages of schedules that are due; say how many.
+
+        Each fire makes its own once, whoever else tries (promise P15).
+        """
+        return sum(self._fire_one(session, each, now) for each in due)
+
+    def _fire_one(self, session: Session, schedule: StoredSchedule, now: int) -> int:
+        assert schedule.next_at is not None  # it is due
+        try:
+            cron = parse_cron(schedule.cron)
+        except InvalidValue as error:  # its time zone is gone from this machine, perhaps
+            if schedules.take_turn(session, schedule, None):
+                schedules.tell_run(session, schedule.id, now, (), str(error))
+            return 0
+        due = fires_due(cron, schedule.next_at, now, self._policy(schedule))
+        if not schedules.take_turn(session, schedule, due.next_at):
+            return 0
+        made = 0
+        for fire_at in due.fires:
+            made += self._run(session, schedule, fire_at, now)
+        return made
+
+    def _policy(self, schedule: StoredSchedule) -> str:
+        if self._config.strict:
+            return NONE
+        return parse_options(schedule.options).catch_up or LATEST
+
+    def _run(self, session: Session, schedule: StoredSchedule, fire_at: int, now: int) -> int:
+        try:
+            wanted = self._messages(session, schedule, now)
+            answers = messages.enqueue(session, wanted, now)
+        except RequestError as error:
+            schedules.tell_run(session, schedule.id, fire_at, (), str(error))
+            return 0
+        ids = [each.message_id for each in answers]
+        schedules.tell_run(session, schedule.id, fire_at, ids, None)
+        return len(ids)
+
+    def _messages(self, session: Session, schedule: StoredSchedule, now: int) -> list[NewMessage]:
+        """Make what one fire makes: a message, or one for each endpoint of a URL group."""
+        destination = schedule.destination
+        if "://" in destination or destination in API_NAMES:
+            targets: list[tuple[str, str | None, str | None]] = [(destination, None, None)]
+            defaults: Pairs = ()
+        else:
+            group = find_group(session, destination)
+            targets = [(each.url, destination, each.name) for each in group.view.endpoints]
+            defaults = group.headers
+        options = parse_options(schedule.options, defaults=defaults)
+        queue = options.schedule_queue
+        asked = Outgoing(
+            destination, schedule.body, options, queue, schedule.caller_ip, schedule_id=schedule.id
+        )
+        return [
+            self._intake.prepare(
+                replace(asked, destination=url, group_name=group_name, endpoint_name=endpoint), now
+            )
+            for url, group_name, endpoint in targets
+        ]
+
+    def _view(self, session: Session, schedule: StoredSchedule) -> ScheduleView:
+        options = parse_options(schedule.options)
+        view = ScheduleView(
+            schedule_id=schedule.id,
+            cron=schedule.cron,
+            destination=schedule.destination,
+            created_at=schedule.created_at,
+            method=options.method,
+            header=_header(options),
+            body=schedule.body,
+            retries=self._config.default_retries if options.retries is None else options.retries,
+            delay_s=_seconds(options.delay_ms),
+            timeout_s=_seconds(options.timeout_ms),
+            is_paused=schedule.is_paused,
+            caller_ip=schedule.caller_ip,
+            queue_name=options.schedule_queue,
+            retry_delay_expression=options.retry_delay,
+            labels=options.labels,
+            last_schedule_time=schedule.last_at,
+            next_schedule_time=None if schedule.is_paused else schedule.next_at,
+            last_schedule_states=schedules.run_states(session, schedule.last_messages),
+            error=schedule.error,
+            **_callbacks(options),
+            **_flow(options),
+        )
+        return redacted(view, options.redact)
+
+
+def _found(session: Session, id_: str) -> StoredSchedule:
+    schedule = schedules.find(session, id_)
+    if schedule is None:
+        raise NotFound(f"schedule {id_[:128]} not found")
+    return schedule
+
+
+def _seconds(ms: int | None) -> int | None:
+    return None if ms is None else -(-ms // 1000)
+
+
+def _header(options: Options) -> dict[str, tuple[str, ...]]:
+    pairs: Sequence[tuple[str, str]] = options.forward
+    if options.content_type is not None:
+        pairs = (("Content-Type", options.content_type), *pairs)
+    return {name: (value,) for name, value in pairs}
+
+
+def _callbacks(options: Options) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    if options.callback is not None:
+        shown |= {"callback": options.callback.url, "callback_header": options.callback.header}
+    if options.failure_callback is not None:
+        failure = options.failure_callback
+        shown |= {"failure_callback": failure.url, "failure_callback_header": failure.header}
+    return shown
+
+
+def _flow(options: Options) -> dict[str, Any]:
+    flow = options.flow
+    if flow is None:
+        return {}
+    limits = {"rate": flow.rate, "parallelism": flow.parallelism, "period_s": flow.period_s}
+    return {"flow_control_key": flow.key, **limits}

@@ -1,0 +1,70 @@
+"""When the write-ahead log of SQLite is copied back into the database file, and what follows if that fails.
+
+SQLite's own checkpoints hide their errors. Of these an error is seen, and none begins that the disk has no
+room for: half a checkpoint takes up room and gives none back.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+# Rarer checkpoints write a page once that many commits have changed.
+LOG_BYTES = 8000 * (4096 + 24)
+MOST_LOG_BYTES = 64 * 1024 * 1024
+"""SQLite cuts the log back to this length when it begins anew."""
+STEP_BYTES = 4 * 1024 * 1024
+POSTPONED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class Checkpoints:
+    """Makes the checkpoints of one database, on the connection that writes and between its transactions.
+
+    The log does not shrink when it begins anew, but is written over. So it is due again as soon as it
+    has grown.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: str, *, due_bytes: int = LOG_BYTES) -> None:
+        self._connection = connection
+        self._path = path
+        self._log = f"{path}-wal"
+        self._least_bytes = due_bytes
+        self._due_bytes = due_bytes
+
+    def soon(self) -> None:
+        """Have one made after the next commit. Safe to call from any thread."""
+        self._due_bytes = 0
+
+    def after_commit(self) -> None:
+        """Make one if it is due; raises `sqlite3.Error` if the disk failed otherwise than by being full."""
+        try:
+            size = os.stat(self._log).st_size
+        except OSError:
+            return
+        if size <= self._due_bytes:
+            return
+        if self._fits() and self._make():
+            self._due_bytes = min(max(size, self._least_bytes), MOST_LOG_BYTES)
+        else:
+            self._due_bytes = size + STEP_BYTES
+
+    def _fits(self) -> bool:
+        """Say whether the disk has room for the pages that the log adds to the database."""
+        [page_size] = self._connection.execute("PRAGMA page_size").fetchone()
+        [pages] = self._connection.execute("PRAGMA page_count").fetchone()
+        try:
+            growth = pages * page_size - os.stat(self._path).st_size
+            disk = os.statvfs(self._path)
+        except OSError:  # the file is gone, or its disk: the next commit says what that means
+            return False
+        return bool(growth <= disk.f_bavail * disk.f_frsize)
+
+    def _make(self) -> bool:
+        """Say whether all of the log was copied, so that it can begin anew."""
+        try:
+            _, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in POSTPONED:
+                return False
+            raise
+        return bool(frames == copied)

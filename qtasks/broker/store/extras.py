@@ -1,0 +1,67 @@
+"""What few messages have, kept together in one column so that all others pay nothing for it.
+
+Options are written as the headers that stand for them on the wire: their one grammar.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
+
+from qtasks.protocol.flow import FlowSpec
+from qtasks.protocol.headers import Callback, Options, parse_options, render_options
+from qtasks.protocol.redact import Redaction
+
+PLAIN = ("group", "endpoint", "schedule_id", "api")
+OPTIONS = ("flow", "redact", "callback", "failure_callback")
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Where a message comes from and what beyond its delivery it asks for.
+
+    `group` and `endpoint` name the URL group and the endpoint in it, `api` the API whose key it is
+    sent with.
+    """
+
+    group: str | None = None
+    endpoint: str | None = None
+    schedule_id: str | None = None
+    api: str | None = None
+    flow: FlowSpec | None = None
+    redact: Redaction | None = None
+    callback: Callback | None = None
+    failure_callback: Callback | None = None
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether anybody is to be told what became of the message."""
+        return self.callback is not None or self.failure_callback is not None
+
+
+NO_EXTRAS = Extras()
+
+
+def pack_extras(extras: Extras) -> bytes | None:
+    """Write extras as they are stored; None if there are none."""
+    if extras == NO_EXTRAS:
+        return None
+    members: dict[str, object] = {name: getattr(extras, name) for name in PLAIN if getattr(extras, name)}
+    options = render_options(Options(**{name: getattr(extras, name) for name in OPTIONS}))
+    if options:
+        members["options"] = options
+    return orjson.dumps(members)
+
+
+@lru_cache(maxsize=256)  # the messages of one sender mostly have the same
+def _unpacked(packed: bytes) -> Extras:
+    members = orjson.loads(packed)
+    options = parse_options([(name, value) for name, value in members.pop("options", ())])
+    return Extras(**members, **{name: getattr(options, name) for name in OPTIONS})
+
+
+def unpack_extras(packed: bytes | None) -> Extras:
+    """The inverse of `pack_extras`."""
+    return NO_EXTRAS if packed is None else _unpacked(packed)
