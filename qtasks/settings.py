@@ -5,6 +5,7 @@ Arguments given in code win over the environment. Nothing is opened, made or con
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,10 @@ class Settings:
     """Where the broker reaches this app's webhook, without the `/run` at the end."""
     allow_destinations: tuple[str, ...] = ()
     durability: str = "full"
+    listen: tuple[str, int] | None = None
+    """Where an embedded broker serves its API beside its socket: host and port, on loopback."""
+    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Keys of the servers that API names stand for, by the short names `llm` and `email`."""
     send_budget_ms: int = 5000
     """How long a call may wait in all for a broker elsewhere to accept it."""
 
@@ -57,6 +62,12 @@ class Settings:
             public_url=check_public_url(env.get("QTASKS_PUBLIC_URL", "").strip()),
             allow_destinations=_listed(env.get("QTASKS_ALLOW_DESTINATIONS", "")),
             durability=check_durability(env.get("QTASKS_DURABILITY", "").strip() or "full"),
+            listen=check_listen(env.get("QTASKS_LISTEN", "").strip()),
+            api_keys={
+                name: key
+                for name in ("llm", "email")
+                if (key := env.get(f"QTASKS_API_{name.upper()}_KEY", "").strip())
+            },
         )
 
     @property
@@ -124,6 +135,24 @@ def check_public_url(url: str | None) -> str | None:
             "such as https://app.example.com/qtasks"
         )
     return url.rstrip("/")
+
+
+def check_listen(text: str) -> tuple[str, int] | None:
+    """Read `127.0.0.1:8080` or `[::1]:8080`; only loopback, as an embedded broker is for this machine."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(
+            f"QTASKS_LISTEN is {text!r}; it must be a loopback address and a port, such as 127.0.0.1:8080. "
+            "For other machines run a broker of its own: qtasks broker --host"
+        )
+    return host, int(port)
 
 
 def check_durability(durability: str) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qtasks.cli.logs import log_to_stderr
-from qtasks.errors import ConfigurationError, QTasksError
+from qtasks.errors import ConfigurationError, InvalidValue, QTasksError
+from qtasks.protocol.durations import parse_duration_ms
 
 if TYPE_CHECKING:
+    from qtasks.broker.config import BrokerConfig
     from qtasks.home.server import Server
+    from qtasks.settings import Settings
 
 FAILED = 1
 USAGE = 2
@@ -26,10 +29,40 @@ USAGE = 2
     "--allow-destination",
     "allowed",
     multiple=True,
-    metavar="CIDR-OR-HOST",
-    help="Admit a private network or host as destination; may be repeated. Also QTASKS_ALLOW_DESTINATIONS, "
+    metavar="WHAT",
+    help="Admit as destination what is refused otherwise: 10.0.0.0/8, app.internal, *.internal or "
+    "http://app.internal:8000; may be repeated. Also QTASKS_ALLOW_DESTINATIONS, "
     "separated by commas.",
 )
+@click.option(
+    "--api",
+    "apis",
+    multiple=True,
+    metavar="NAME=BASE_URL",
+    help="What the destination api/llm or api/email stands for, such as llm=https://api.openai.com; its key "
+    "comes from QTASKS_API_LLM_KEY or QTASKS_API_EMAIL_KEY. May be repeated.",
+)
+@click.option("--strict-qstash", "strict", is_flag=True, help="Be no more generous than hosted QStash.")
+@click.option(
+    "--burst-limit",
+    type=click.IntRange(1),
+    help="Requests a second for each token, publishing not counted.  [default: no limit]",
+)
+@click.option(
+    "--max-batch-bytes",
+    default=16 * 1024 * 1024,
+    type=click.IntRange(1024, 100_000_000),
+    help="Size of a batch request; it takes up to three times that in memory.",
+)
+@click.option(
+    "--max-message-bytes",
+    default=10 * 1024 * 1024,
+    type=click.IntRange(1024, 100_000_000),
+    help="Size of a message's body.",
+)
+@click.option("--retention", default="3d", metavar="DURATION", help="How long the log is kept.")
+@click.option("--dlq-retention", default="30d", metavar="DURATION", help="How long dead letters are kept.")
+@click.option("--region", metavar="NAME", help="What deliveries say in Upstash-Region.")
 @click.option("--concurrency", default=64, type=click.IntRange(1, 10_000), help="Deliveries at once.")
 @click.option(
     "--grace", default=25.0, type=click.FloatRange(0), help="Seconds for deliveries to end at a stop."
@@ -41,7 +74,14 @@ USAGE = 2
     help="How much is logged, to stderr.",
 )
 def broker(
-    store: str, host: str, port: int, allowed: tuple[str, ...], concurrency: int, grace: float, log_level: str
+    *,
+    store: str,
+    host: str,
+    port: int,
+    allowed: tuple[str, ...],
+    grace: float,
+    log_level: str,
+    **limits: Any,
 ) -> None:
     """Run a broker with the API of QStash, on one SQLite file.
 
@@ -53,7 +93,6 @@ def broker(
         _fail(
             "a standalone broker needs the extra [broker] of qtasks-http (aiohttp); install it first", USAGE
         )
-    from qtasks.broker.config import BrokerConfig
     from qtasks.home.server import Server, ServerSetup
     from qtasks.settings import Settings
 
@@ -66,13 +105,42 @@ def broker(
             port=port,
             allow_destinations=(*settings.allow_destinations, *allowed),
             settings=settings,
-            config=BrokerConfig(concurrency=concurrency, grace_ms=int(grace * 1000)),
+            config=_config(settings, grace_ms=int(grace * 1000), **limits),
         )
         _run(Server(setup, say=lambda line: click.echo(f"qtasks: {line}")))
     except ConfigurationError as error:
         _fail(str(error), USAGE)
     except QTasksError as error:
         _fail(str(error), FAILED)
+
+
+def _config(
+    settings: Settings,
+    *,
+    apis: tuple[str, ...],
+    strict: bool,
+    retention: str,
+    dlq_retention: str,
+    **limits: Any,
+) -> BrokerConfig:
+    """Put together what the broker may do; raises `ConfigurationError`."""
+    from qtasks.broker.apis import parse_apis
+    from qtasks.broker.config import BrokerConfig, strict_config
+
+    config = BrokerConfig(
+        apis=parse_apis(apis, settings.api_keys),
+        retention_ms=_span_ms("--retention", retention),
+        dead_letter_retention_ms=_span_ms("--dlq-retention", dlq_retention),
+        **limits,
+    )
+    return strict_config(config) if strict else config
+
+
+def _span_ms(option: str, text: str) -> int:
+    try:
+        return parse_duration_ms(text)
+    except InvalidValue as error:
+        raise ConfigurationError(f"{option}: {error}; use 12h or 7d, for example") from error
 
 
 def _run(server: Server) -> None:

@@ -175,6 +175,7 @@ class QTasks:
                 queues={name: queue.spec for name, queue in self._queues.items()},
                 allow_destinations=settings.allow_destinations,
                 durability=settings.durability,
+                listen=settings.listen,
             )
             return EmbeddedHome(self._path, setup, self._clock)
         if settings.home is HomeKind.HTTP:

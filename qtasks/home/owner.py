@@ -25,6 +25,7 @@ from qtasks.clock import Clock
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, bind_socket
+from qtasks.home.ports import bind_port
 from qtasks.ids import Ids
 from qtasks.protocol.headers import QueueSpec
 
@@ -43,6 +44,8 @@ class OwnerSetup:
     queues: Mapping[str, QueueSpec] = field(default_factory=dict)
     allow_destinations: tuple[str, ...] = ()
     durability: str = "full"
+    listen: tuple[str, int] | None = None
+    """Where to serve the API on TCP too."""
     rules: DestinationRules = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class Owner:
         self._ownership = ownership
         self._setup = setup
         self._clock = clock
+        self._listeners: list[Listener] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qtasks-broker", daemon=True)
 
@@ -153,9 +157,15 @@ class Owner:
     async def _listen(self, keys: Keys) -> None:
         from qtasks.broker.api import ROUTES, Api
 
+        api = Api(self.broker, ROUTES, [keys.token])
         listening, socket_path = bind_socket(self._path)
-        self._listener = Listener(Api(self.broker, ROUTES, [keys.token]), listening)
-        await self._listener.start()
+        sockets = [listening]
+        if self._setup.listen is not None:
+            sockets.append(bind_port(*self._setup.listen))
+        for each in sockets:
+            listener = Listener(api, each)
+            await listener.start()
+            self._listeners.append(listener)
         self._ownership.announce(socket_path)
         self._socket_path = socket_path
 
@@ -179,7 +189,8 @@ class Owner:
         await self._node.stop(grace_ms)
 
     async def _close(self) -> None:
-        await self._listener.stop()
+        for each in self._listeners:
+            await each.stop()
         await asyncio.to_thread(self._close_store)
         await self._loop.shutdown_default_executor()
 

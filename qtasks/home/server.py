@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +25,7 @@ from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, lock_path
+from qtasks.home.ports import bind_port
 from qtasks.ids import Ids
 from qtasks.settings import Settings, database_path
 
@@ -116,7 +116,7 @@ class Server:
         broker = self._broker(keys, keys_file)
         try:
             node = self._node(broker)
-            listening = _bind(self._setup.host, self._setup.port)
+            listening = bind_port(self._setup.host, self._setup.port)
             listener = Listener(Api(broker, ROUTES, [keys.token]), listening)
             await node.start()
             await listener.start()
@@ -213,18 +213,3 @@ class Server:
             node.dispatcher.hurry()
         hurrying.cancel()
         return await draining
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Bind before anything is announced, so that a taken port is one clear error."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
-        ) from error
-    return listening

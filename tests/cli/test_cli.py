@@ -85,7 +85,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
 
     assert code == 2
     assert complaint == (
-        f"qtasks: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port\n"
+        f"qtasks: cannot listen on 127.0.0.1:{port}: Address already in use; choose another port\n"
     )
 
 

@@ -66,7 +66,7 @@ def test_a_broker_that_others_reach_starts_with_a_token() -> None:
 async def test_a_taken_port_is_refused_and_the_file_is_given_up(store: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        text = f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port"
+        text = f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port"
         with pytest.raises(ConfigurationError, match=re.escape(text)):
             await Server(server_setup(store, port=port), say=quiet).run()
 

@@ -18,7 +18,8 @@ from qtasks.client.clients import Client
 from qtasks.home.keys import keys_path
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import owner_socket
-from qtasks.home.server import Server, ServerSetup, _bind
+from qtasks.home.ports import bind_port
+from qtasks.home.server import Server, ServerSetup
 from tests.support.api import read_keys
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ def url_said(said: list[str]) -> str:
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """Serve an app on loopback; gives its address. Its lifespan is the test's affair."""
-    listening = _bind("127.0.0.1", 0)
+    listening = bind_port("127.0.0.1", 0)
     listener = Listener(app, listening)
     await listener.start()
     try:

@@ -158,7 +158,8 @@ class Api:
         self._routes = [each for each in routes if not (broker.config.strict and each.extra)]
         self._digests = [digest_of(each) for each in tokens]
         self._burst = Burst(broker.config.burst_limit)
-        self._uploads = Uploads(broker.config.uploads_bytes)
+        largest = max(broker.config.max_batch_bytes, broker.config.max_message_bytes)
+        self._uploads = Uploads(max(broker.config.uploads_bytes, largest))
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
