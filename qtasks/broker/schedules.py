@@ -114,12 +114,12 @@ class Schedules:
     def _fire_one(self, session: Session, schedule: StoredSchedule, now: int) -> int:
         assert schedule.next_at is not None  # it is due
         try:
-            cron = parse_cron(schedule.cron)
-        except InvalidValue as error:  # its time zone is gone from this machine, perhaps
+            cron, policy = parse_cron(schedule.cron), self._policy(schedule)
+        except (InvalidValue, RequestError) as error:  # its time zone is gone from this machine, perhaps
             if schedules.take_turn(session, schedule, None):
                 schedules.tell_run(session, schedule.id, now, (), str(error))
             return 0
-        due = fires_due(cron, schedule.next_at, now, self._policy(schedule))
+        due = fires_due(cron, schedule.next_at, now, policy)
         if not schedules.take_turn(session, schedule, due.next_at):
             return 0
         made = 0
