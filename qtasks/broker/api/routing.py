@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from urllib.parse import parse_qsl, unquote
 
 import orjson
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from qtasks.broker.api.limits import Burst, Uploads
+from qtasks.broker.api.limits import Burst, Room, Uploads
 from qtasks.broker.service import Broker
 from qtasks.broker.tokens import Bearer, Scope, digest_of
 from qtasks.errors import (
@@ -44,7 +45,7 @@ class Call:
     broker: Broker
     request: Request
     params: Mapping[str, str]
-    uploads: Uploads
+    room: Room
 
     @property
     def raw_path(self) -> bytes:
@@ -92,14 +93,12 @@ class Call:
         announced = self.request.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > limit:
             raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
-        chunks: list[bytes] = []
-        with self.uploads.room() as room:
-            async for chunk in self.request.stream():
-                chunks.append(chunk)
-                size = room.take(len(chunk))
-                if size > limit:
-                    raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = BytesIO()  # gives its bytes away without copying them
+        async for chunk in self.request.stream():
+            if self.room.take(len(chunk)) > limit:
+                raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
+            body.write(chunk)
+        return body.getvalue()
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -174,8 +173,12 @@ class Api:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        self._broker.check_alive()  # whatever is asked: nothing may succeed any more
         route, params = self._route(request)
-        call = Call(self._broker, request, params, self._uploads)
+        with self._uploads.room() as room:  # until the answer: a body waits for its commit as well
+            return await self._serve(route, Call(self._broker, request, params, room))
+
+    async def _serve(self, route: Route, call: Call) -> Response:
         if not route.is_open:
             bearer = await self._authenticate(call)
             if route.needs_full and bearer.scope is not Scope.FULL:

@@ -18,7 +18,7 @@ from qtasks.broker.store.views import header_map, message_view, parse_cursor
 from qtasks.protocol.shapes import DeadLetter, Enqueued
 
 NEWEST = (1 << 62, 1 << 62)  # a place before everything, newest first
-PAGE_BYTES = 8 * 1024 * 1024  # a page ends early once its bodies are this large together (promise P20)
+PAGE_BYTES = 2 * 1024 * 1024  # a page ends early once its bodies are this large together (promise P20)
 BULKS = 50  # pages read for one answer at most, when a filter matches little
 
 Place = tuple[int, int]

@@ -21,7 +21,7 @@ from qtasks.protocol.shapes import LogEntry, MessageView, State
 PER_ATTEMPT = 8  # steps of one attempt: its place within its message is 8 * epoch + n
 BULKS = 100  # pages read for one answer at most, when a filter matches little
 # A page ends early once its bodies are this large together (promise P20).
-PAGE_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, order=True)
