@@ -1,6 +1,8 @@
 """`scripts/bench`: measures both homes, interleaved with the pace of the disk, and prints medians.
 
-scripts/bench [--runs N] [--json]
+scripts/bench [--runs N] [--json] [--wire]
+
+With --wire it measures the API of a standalone broker with a million rows behind it instead.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.benchmarks.measure import RUNS, cpu_times, raw_commits_per_second, stolen_share  # noqa: E402
+
+Runs = dict[str, dict[str, list[float]]]
 
 HOMES = ("embedded", "standalone")
 UNITS = {
@@ -51,18 +55,35 @@ def measure_once(home: str, folder: Path) -> dict[str, float]:
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    runs: dict[str, dict[str, list[float]]] = {home: defaultdict(list) for home in HOMES}
-    for n in range(options.runs):
+def measure_homes(count: int) -> Runs:
+    """Measure both homes, one after the other, so that what disturbs one disturbs both."""
+    runs: Runs = {home: defaultdict(list) for home in HOMES}
+    for n in range(count):
         for home in HOMES:
             with TemporaryDirectory(prefix="qtasks-bench-") as folder:
                 for name, value in measure_once(home, Path(folder)).items():
                     runs[home][name].append(value)
-            print(f"run {n + 1} of {options.runs}: {home} done", file=sys.stderr)
+            print(f"run {n + 1} of {count}: {home} done", file=sys.stderr)
+    return runs
+
+
+def measure_wire(count: int) -> Runs:
+    """Measure the API, on a file that is filled once: that takes a minute."""
+    command = [sys.executable, "-m", "tests.benchmarks.wire", str(count)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    if found.returncode:
+        raise SystemExit(f"wire: {found.stderr}")
+    return {"wire": json.loads(found.stdout)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--wire", action="store_true", help="measure the API instead of the homes")
+    options = parser.parse_args()
+    runs = measure_wire(options.runs) if options.wire else measure_homes(options.runs)
     if options.json:
         json.dump(runs, sys.stdout, indent=1)
         return
