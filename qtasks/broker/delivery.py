@@ -110,7 +110,8 @@ NO_HTTP = "this broker cannot deliver over HTTP: install qtasks with its extra [
 def storable(reply: Reply) -> Reply:
     """Replace what no database and no JSON can carry: destinations answer whatever they like."""
     error = None if reply.error is None else _clean(reply.error)
-    headers = tuple((_clean(name), _clean(value)) for name, value in reply.headers)
+    # A library's own kind of text is no text to others.
+    headers = tuple((_clean(str(name)), _clean(str(value))) for name, value in reply.headers)
     status = reply.status if 0 <= reply.status <= LARGEST_STATUS else 0
     return replace(reply, status=status, headers=headers, error=error)
 

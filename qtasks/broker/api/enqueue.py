@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from qtasks.broker.api import schedules
-from qtasks.broker.api.incoming import has_token_header, read_asked, refuse_schedule_options
+from qtasks.broker.api.incoming import read_asked, refuse_schedule_options
 from qtasks.broker.api.routing import Call, json_response, known_pairs
 from qtasks.protocol.destinations import Target, check_queue_name, split_target
 
@@ -42,7 +42,7 @@ async def _accept(call: Call, target: Target, queue: str | None) -> Response:
         await call.body(call.broker.config.max_message_bytes),
         config=known_pairs(target.config, call.broker),
         queue=queue,
-        token_in_header=has_token_header(call),
+        token_in_header=call.token_in_header,
     )
     refuse_schedule_options(asked.messages[0].options)
     answers = await call.broker.aaccept(asked.messages)

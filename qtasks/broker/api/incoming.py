@@ -83,8 +83,3 @@ def refuse_schedule_options(options: Options) -> None:
     ):
         if value is not None:
             raise BadRequest(f"{header}: only a schedule can have it; make one with POST /v2/schedules/…")
-
-
-def has_token_header(call: Call) -> bool:
-    """Say whether `Authorization` carries the broker's token, which is never forwarded."""
-    return call.request.headers.get("authorization", "").lower().startswith("bearer ")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from starlette.responses import Response
 
@@ -12,9 +13,10 @@ from qtasks.broker.api.paging import page_size
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.broker.store.logs import LogFilter, parse_place
 from qtasks.errors import BadRequest, InvalidValue
-from qtasks.protocol.shapes import IN_PROGRESS_STATES, State
+from qtasks.protocol.shapes import IN_PROGRESS_STATES, LogEntry, State
 
-KNOWN = ("cursor", "count", "state", *NAMES)
+# `groupBy` belongs to the log of workflows, and clients may send it; it changes nothing here.
+KNOWN = ("cursor", "count", "state", "trimBody", "groupBy", *NAMES)
 
 
 async def logs(call: Call) -> Response:
@@ -36,10 +38,22 @@ async def _page(call: Call, key: str, most: int) -> Response:
     entries, following = await asyncio.to_thread(
         call.broker.log, _filter(query), place, page_size(query, most)
     )
-    page: dict[str, object] = {key: [each.to_json() for each in entries]}
+    trim = _trim(query)
+    page: dict[str, object] = {key: [trim(each).to_json() for each in entries]}
     if following is not None:
         page["cursor"] = following
     return json_response(page)
+
+
+def _trim(query: Mapping[str, Sequence[str]]) -> Callable[[LogEntry], LogEntry]:
+    """Give what shortens the bodies of entries to `trimBody` bytes, -1 for none of them."""
+    text = query.get("trimbody", [""])[-1]
+    if not text:
+        return lambda entry: entry
+    if text != "-1" and (not text.isdecimal() or len(text) > 9):
+        raise BadRequest(f"trimBody must be a number of bytes, or -1 for no bodies, not {text[:32]!r}")
+    most = max(0, int(text))
+    return lambda entry: replace(entry, body=entry.body[:most], response_body=entry.response_body[:most])
 
 
 def _filter(query: Mapping[str, Sequence[str]]) -> LogFilter:

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from urllib.parse import parse_qsl, unquote
 
@@ -46,6 +46,8 @@ class Call:
     request: Request
     params: Mapping[str, str]
     room: Room
+    token_in_header: bool = True
+    """Whether `Authorization` carries the broker's token, which is never forwarded."""
 
     @property
     def raw_path(self) -> bytes:
@@ -180,7 +182,8 @@ class Api:
 
     async def _serve(self, route: Route, call: Call) -> Response:
         if not route.is_open:
-            bearer = await self._authenticate(call)
+            bearer, in_header = await self._authenticate(call, route)
+            call = replace(call, token_in_header=in_header)
             if route.needs_full and bearer.scope is not Scope.FULL:
                 raise Forbidden(f"unable to authorize: {bearer.name!r} is a read-only token")
             if not route.publishes:
@@ -203,12 +206,25 @@ class Api:
             )
         raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
 
-    async def _authenticate(self, call: Call) -> Bearer:
-        """The header wins over the query (contract 7.1)."""
-        scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            pairs = parse_qsl(call.raw_query.decode("latin-1"))
-            token = next((value for name, value in pairs if name.lower() == "qstash_token"), "")
+    async def _authenticate(self, call: Call, route: Route) -> tuple[Bearer, bool]:
+        """Say who calls, and whether the header tells it: that wins over the query (contract 7.1).
+
+        Who publishes with the token in the query may have an `Authorization` of their own, which is to be
+        forwarded (contract 3.5).
+        """
+        scheme, _, header_token = call.request.headers.get("authorization", "").partition(" ")
+        pairs = parse_qsl(call.raw_query.decode("latin-1"))
+        query_token = next((value for name, value in pairs if name.lower() == "qstash_token"), "")
+        is_bearer = scheme.lower() == "bearer"
+        if is_bearer and (bearer := await self._recognize(header_token)) is not None:
+            return bearer, True
+        if not is_bearer or (route.publishes and query_token):
+            bearer = await self._recognize(query_token)
+            if bearer is not None:
+                return bearer, False
+        raise Unauthorized("unable to authenticate: invalid token")
+
+    async def _recognize(self, token: str) -> Bearer | None:
         digest = digest_of(token.strip())
         # All are compared, and digests rather than tokens, so that timing tells nothing.
         matches = [hmac.compare_digest(digest, each) for each in self._digests]
@@ -217,10 +233,7 @@ class Api:
         named = self._broker.tokens
         if not named.is_read:
             await asyncio.to_thread(named.all)
-        bearer = named.recognize(digest)
-        if bearer is None:
-            raise Unauthorized("unable to authenticate: invalid token")
-        return bearer
+        return named.recognize(digest)
 
 
 def json_response(content: object, status: int = 200) -> Response:

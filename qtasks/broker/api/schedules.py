@@ -6,7 +6,6 @@ import asyncio
 
 from starlette.responses import Response
 
-from qtasks.broker.api.incoming import has_token_header
 from qtasks.broker.api.routing import Call, json_response, known_pairs
 from qtasks.protocol.destinations import Target, split_target
 from qtasks.protocol.headers import parse_options
@@ -30,7 +29,7 @@ async def create_from(call: Call, target: Target) -> Response:
     asked = Outgoing(
         target.destination.url or target.destination.group or "",
         await call.body(call.broker.config.max_message_bytes),
-        parse_options(call.headers, config, token_in_header=has_token_header(call)),
+        parse_options(call.headers, config, token_in_header=call.token_in_header),
         caller_ip=call.caller_ip,
     )
     schedule_id = await asyncio.to_thread(call.broker.schedules.create, asked)
