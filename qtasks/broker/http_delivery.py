@@ -1,26 +1,33 @@
 """Delivers messages over HTTP with aiohttp: signs, sends, reads a bounded answer.
 
-Redirects are not followed, answers are asked for uncompressed, and a connection goes only to an
-address that the destination rules admit.
+Redirects are not followed, answers are asked for uncompressed, certificates are verified, and a
+connection goes only to an address that the destination rules admit: they are asked about an address
+in the URL before aiohttp sees it, and about those of a name in the resolver that aiohttp is given.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+from qtasks.broker.addresses import Endpoint, call_url
+from qtasks.broker.config import ApiTarget
 from qtasks.broker.delivery import Answer
-from qtasks.broker.security import DestinationRules, literal_address
+from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, ResponseBudget
+from qtasks.broker.security import DestinationRules
+from qtasks.broker.store.messages import LARGE_BYTES
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.clock import Clock
+from qtasks.errors import BadRequest
 from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
 
@@ -28,34 +35,43 @@ USER_AGENT = "Upstash-QStash"
 # Shorter than the 5 s after which uvicorn closes an idle connection: a request that meets the close
 # would be a failed attempt for nothing.
 KEEPALIVE_S = 3.0
+# What only the broker may say, even where it says nothing.
+RESERVED = frozenset({"Upstash-Caller-Ip", "Upstash-Topic-Name", "Upstash-Schedule-Id", "Upstash-Region"})
 
 
 class _RefusedAddress(OSError):
-    """A name resolved to addresses that may not be called."""
+    """A URL, or what its host resolved to, may not be called."""
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names and passes on only addresses that the rules admit."""
+    """Resolves names for calls of one scheme and passes on only addresses that the rules admit.
 
-    def __init__(self, rules: DestinationRules, resolver: AbstractResolver) -> None:
+    What aiohttp keeps of it holds for a scheme, a host and a port, so each scheme needs its own
+    connector: the same host may be admitted for one and refused for the other.
+    """
+
+    def __init__(self, rules: DestinationRules, scheme: str, resolver: AbstractResolver) -> None:
         self._rules = rules
+        self._scheme = scheme
         self._resolver = resolver
 
     async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        if not found:
-            raise OSError(f"{host} has no address")
-        if self._rules.allows_host(host.rstrip(".")):
-            return found
         addresses = [ipaddress.ip_address(each["host"].partition("%")[0]) for each in found]
-        admitted = [
+        endpoint = Endpoint(self._scheme, host.removesuffix("."), port)
+        reach = self._rules.reach(addresses)
+        if reach is None:
+            raise OSError(f"{host} has no address")
+        self._rules.answers.remember(endpoint.host, reach)
+        if (objection := self._rules.objection(endpoint, reach)) is not None:
+            raise _RefusedAddress(objection)
+        if self._rules.is_named(endpoint):
+            return found
+        return [
             each
             for each, address in zip(found, addresses, strict=True)
-            if self._rules.allows_address(address)
+            if self._rules.admits(self._scheme, address)
         ]
-        if not admitted:
-            raise _RefusedAddress(self._rules.refusal(host, addresses[0]))
-        return admitted
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -73,6 +89,10 @@ class HttpDeliverer:
         connections: int,
         clock: Clock,
         ids: Ids,
+        response_budget_bytes: int = BUDGET_BYTES,
+        response_patience_ms: int = PATIENCE_MS,
+        apis: Mapping[str, ApiTarget] | None = None,
+        region: str | None = None,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self._rules = rules
@@ -82,7 +102,16 @@ class HttpDeliverer:
         self._connections = connections
         self._clock = clock
         self._ids = ids
-        self._session: aiohttp.ClientSession | None = None
+        self._budget = ResponseBudget(response_budget_bytes)
+        self._patience_ms = response_patience_ms
+        self._apis = apis or {}
+        self._region = region
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    @property
+    def response_budget_left(self) -> int:
+        """How many more bytes answers may hold that are longer than what each has for free."""
+        return self._budget.left
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         if len(claims) == 1:
@@ -97,8 +126,8 @@ class HttpDeliverer:
                 each.cancel()
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for each in self._sessions.values():
+            await each.close()
 
     async def _answer(self, claim: Claim) -> Answer:
         return claim, await self._attempt(claim)
@@ -106,52 +135,64 @@ class HttpDeliverer:
     async def _attempt(self, claim: Claim) -> Reply:
         """Send once; whatever goes wrong on the way is a reply with status 0 (contract 4.3)."""
         try:
-            self._check_literal(claim.url)
+            endpoint, url = call_url(claim.url)
+            self._check(endpoint)
             async with asyncio.timeout(claim.timeout_ms / 1000):
-                return await self._exchange(claim)
+                return await self._exchange(claim, endpoint.scheme, url)
         except TimeoutError:
             return Reply(0, error=f"no complete answer within {claim.timeout_ms / 1000:g} s")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, BadRequest) as error:
             return Reply(0, error=_reason(error))
 
-    def _check_literal(self, url: str) -> None:
-        """Judge an address written in the URL itself: no resolver sees it."""
-        host = (urlsplit(url).hostname or "").rstrip(".")
-        address = literal_address(host)
-        if address is None or self._rules.allows_host(host) or self._rules.allows_address(address):
-            return
-        raise _RefusedAddress(self._rules.refusal(host, address))
+    def _check(self, endpoint: Endpoint) -> None:
+        """Judge what the URL says: no resolver sees an address that is written in it."""
+        objection = self._rules.objection(endpoint, self._rules.reach(endpoint.addresses))
+        if objection is not None:
+            raise _RefusedAddress(objection)
 
-    async def _exchange(self, claim: Claim) -> Reply:
-        async with self._open().request(
+    async def _exchange(self, claim: Claim, scheme: str, url: str) -> Reply:
+        session = await self._session(scheme)
+        async with session.request(
             claim.method,
-            URL(claim.url, encoded=True),
-            data=claim.body,
+            URL(url, encoded=True),
+            # aiohttp copies what it is given whole, to send it together with the header.
+            data=claim.body if len(claim.body) <= LARGE_BYTES else BytesIO(claim.body),
             headers=self._headers(claim),
             allow_redirects=False,
             skip_auto_headers=("Content-Type", "Accept"),
         ) as response:
-            body = await self._read(response)
-            headers = tuple((name, value) for name, value in response.headers.items())
+            body, is_cut = await self._read(response)
+            headers = tuple((str(name), value) for name, value in response.headers.items())
             ok = 200 <= response.status < 300
-            return Reply(
-                response.status,
-                headers,
-                body[: self._max_response_bytes],
-                None if ok else f"unexpected status {response.status}",
-                truncated=len(body) > self._max_response_bytes,
-            )
+            error = None if ok else f"unexpected status {response.status}"
+            hold = self._budget.hold(len(body))
+            return Reply(response.status, headers, body, error, truncated=is_cut, hold=hold)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read at most one byte more than is kept; the rest is never taken off the wire."""
-        limit = self._max_response_bytes + 1
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) >= limit:
-                response.close()
-                break
-        return bytes(body[:limit])
+    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+        """Read what there is room for, and say whether that was not all; the rest stays on the wire."""
+        body = BytesIO()  # gives its bytes away without copying them
+        held = 0
+        try:
+            async for chunk in response.content.iter_any():
+                kept = await self._granted(held, min(len(chunk), self._max_response_bytes - held))
+                held += body.write(chunk[:kept])
+                if kept < len(chunk):
+                    response.close()
+                    return body.getvalue(), True
+        except BaseException:
+            self._budget.give_back(held)
+            raise
+        return body.getvalue(), False
+
+    async def _granted(self, held: int, wanted: int) -> int:
+        """Take room for more of an answer, waiting a little where there is none: others are stored soon."""
+        granted = self._budget.grant(held, wanted)
+        waited_ms = 0
+        while granted < wanted and waited_ms < self._patience_ms:
+            await self._clock.sleep(PAUSE_MS)
+            waited_ms += PAUSE_MS
+            granted += self._budget.grant(held + granted, wanted - granted)
+        return granted
 
     def _headers(self, claim: Claim) -> list[tuple[str, str]]:
         """Contract 4.1; the broker's own names win over forwarded ones."""
@@ -165,35 +206,59 @@ class HttpDeliverer:
                 claim.url, claim.body, key=self._signing_key(), now=now, jti=self._ids.token_id()
             ),
         }
-        if claim.caller_ip is not None:
-            own["Upstash-Caller-Ip"] = claim.caller_ip
-        forwarded = [each for each in claim.headers if each[0] not in own and each[0] != "Upstash-Caller-Ip"]
+        own |= {name: value for name, value in self._told(claim) if value is not None}
+        forwarded = [each for each in claim.headers if each[0] not in own and each[0] not in RESERVED]
         return [*forwarded, *own.items()]
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                resolver=GuardedResolver(self._rules, self._resolver or ThreadedResolver()),
-                limit=self._connections,
-                use_dns_cache=True,
-                ttl_dns_cache=10,
-                keepalive_timeout=KEEPALIVE_S,
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                timeout=aiohttp.ClientTimeout(total=None),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-            )
-            # aiohttp would send a GET, PUT or DELETE again, unseen, when a used connection breaks. What
-            # is sent again is for the broker to decide, which counts it.
-            self._session._retry_connection = False
-        return self._session
+    def _told(self, claim: Claim) -> Sequence[tuple[str, str | None]]:
+        """What some messages bring with them, and the key of an API, which is stored nowhere."""
+        api = self._apis.get(claim.extras.api or "")
+        return (
+            ("Upstash-Caller-Ip", claim.caller_ip),
+            ("Upstash-Topic-Name", claim.extras.group),
+            ("Upstash-Schedule-Id", claim.extras.schedule_id),
+            ("Upstash-Region", self._region),
+            ("Authorization", f"Bearer {api.key}" if api is not None and api.key is not None else None),
+        )
+
+    async def _session(self, scheme: str) -> aiohttp.ClientSession:
+        if scheme not in self._sessions:
+            # Reads a file of some hundred certificates, so not on the loop.
+            tls = await asyncio.to_thread(_verifying) if scheme == "https" else None
+            if scheme not in self._sessions:  # nobody was quicker meanwhile
+                self._sessions[scheme] = self._new_session(scheme, tls)
+        return self._sessions[scheme]
+
+    def _new_session(self, scheme: str, tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=GuardedResolver(self._rules, scheme, self._resolver or ThreadedResolver()),
+            ssl=tls or True,
+            limit=self._connections,
+            use_dns_cache=True,
+            ttl_dns_cache=10,
+            keepalive_timeout=KEEPALIVE_S,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+        # aiohttp would send a GET, PUT or DELETE again, unseen, when a used connection breaks. What
+        # is sent again is for the broker to decide, which counts it.
+        session._retry_connection = False
+        return session
+
+
+def _verifying() -> ssl.SSLContext:
+    """Trust the authorities of the system, or those in SSL_CERT_FILE; nothing turns verification off."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _reason(error: Exception) -> str:
     """Say what went wrong; aiohttp hides what a resolver said."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    shown = cause if isinstance(cause, _RefusedAddress) else error
+    shown = error.__cause__ if isinstance(error.__cause__, _RefusedAddress) else error
     return str(shown) or type(shown).__name__

@@ -139,7 +139,12 @@ class Intake:
                 f"this broker cannot deliver to {url}: install qtasks with its extra [broker] "
                 "for destinations outside the app"
             )
-        check_destination(url, self._rules)
+        try:
+            check_destination(url, self._rules)
+        except BadRequest as error:
+            raise BadRequest(
+                str(error).replace("invalid destination url", f"invalid {what} url", 1)
+            ) from error
 
     def _api(self, name: str) -> ApiTarget:
         target = self._config.apis.get(name)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import shutil
-import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,17 +12,11 @@ from qstash import Receiver
 
 from qtasks.broker.http_delivery import HttpDeliverer
 from qtasks.broker.security import DestinationRules, parse_rules
-from qtasks.broker.store.records import Claim, Reply
-from qtasks.clock import ManualClock, SystemClock
-from qtasks.ids import Ids
+from qtasks.clock import SystemClock
 from qtasks.protocol.signature import verify
-from tests.support import require
-from tests.support.store import new_claim
+from tests.support.deliveries import KEY, LIMIT, NOW, claim, deliver, new_deliverer
 from tests.support.wire import DROP, HANG, Script, WireServer, response
 
-NOW = 1_700_000_000_000
-KEY = "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r"
-LIMIT = 1000
 SHORT_MS = 150
 BROKEN = [
     b"this is not HTTP\r\n\r\n",
@@ -53,14 +43,7 @@ async def make_deliverer() -> AsyncIterator[MakeDeliverer]:
     made: list[HttpDeliverer] = []
 
     def make(rules: DestinationRules | None = None, **changes: Any) -> HttpDeliverer:
-        settings: dict[str, Any] = {
-            "signing_key": lambda: KEY,
-            "max_response_bytes": LIMIT,
-            "connections": 8,
-            "clock": ManualClock(NOW),
-            "ids": Ids.seeded(1),
-        }
-        made.append(HttpDeliverer(rules or parse_rules((), loopback=True), **settings | changes))
+        made.append(new_deliverer(rules, **changes))
         return made[-1]
 
     yield make
@@ -71,18 +54,6 @@ async def make_deliverer() -> AsyncIterator[MakeDeliverer]:
 @pytest.fixture
 def deliverer(make_deliverer: MakeDeliverer) -> HttpDeliverer:
     return make_deliverer()
-
-
-def claim(url: str, **changes: Any) -> Claim:
-    return new_claim(url, now=NOW, **changes)
-
-
-async def deliver(deliverer: HttpDeliverer, claim: Claim) -> Reply:
-    """Make one attempt; give its reply."""
-    async with asyncio.timeout(10):
-        [(answered, reply)] = [each async for each in deliverer.deliver([claim])]
-    assert answered is claim
-    return reply
 
 
 # --- what is sent ---------------------------------------------------------------------------------
@@ -412,32 +383,6 @@ async def test_a_name_that_cannot_be_resolved_is_a_failed_attempt(deliverer: Htt
 
     assert reply.status == 0
     assert reply.error
-
-
-@pytest.fixture
-def own_certificate(tmp_path: Path) -> ssl.SSLContext:
-    """A server's certificate that it has issued to itself."""
-    require(shutil.which("openssl"), "openssl is not installed")
-    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *name, *files],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    return context
-
-
-async def test_a_certificate_that_nobody_vouches_for_is_refused(
-    deliverer: HttpDeliverer, own_certificate: ssl.SSLContext
-) -> None:
-    async with WireServer(own_certificate) as server:
-        reply = await deliver(deliverer, claim(server.url))
-
-    assert (reply.status, server.requests) == (0, [])
-    assert "certificate" in (reply.error or "")
 
 
 async def test_a_stored_header_that_cannot_be_sent_fails_the_attempt_alone(

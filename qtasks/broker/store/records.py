@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from qtasks.broker.store.extras import NO_EXTRAS, Extras
@@ -126,6 +126,8 @@ class Reply:
     error: str | None = None
     truncated: bool = False
     """The answer was longer than we keep; `body` is its beginning."""
+    hold: object = field(default=None, repr=False, compare=False)
+    """What gives back the room that the body takes, once nobody has the reply any more."""
 
 
 @dataclass(frozen=True, slots=True)

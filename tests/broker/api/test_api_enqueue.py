@@ -407,7 +407,7 @@ async def test_the_address_of_an_app_that_is_not_here_is_refused(client: httpx.A
         ("Upstash-Callback", "a.example", "invalid callback url: endpoint has invalid scheme"),
         ("Upstash-Failure-Callback", "a.example", "invalid callback url: endpoint has invalid scheme"),
         ("Upstash-Flow-Control-Key", "k", "Upstash-Flow-Control-Key and Upstash-Flow-Control-Value must be"),
-        ("Upstash-Redact-Fields", "bodies", "Upstash-Redact-Fields: must list body, header or header[<name>]"),
+        ("Upstash-Redact-Fields", "bodies", "Upstash-Redact-Fields: must list body, header or"),
         ("Upstash-Cron", "* * * * *", "Upstash-Cron: only a schedule can have it"),
         ("Upstash-Queue-Name", "mail", "Upstash-Queue-Name: only a schedule can have it"),
         ("Qtasks-Queue", "parallelism=0", "Qtasks-Queue: parallelism must be at least 1"),

@@ -22,7 +22,8 @@ NEWEST = MIGRATIONS[-1][0]
 OLD_ROWS = """
 INSERT INTO queues (id, name, parallelism, ordered, created_at, updated_at, turn) VALUES
   (1, 'mail', 1, 1, 1, 1, 1), (2, '', 2147483648, 0, 1, 1, 2);
-INSERT INTO messages (seq, id, queue, url, method, headers, body, created_at, not_before, max_retries, timeout_ms)
+INSERT INTO messages (seq, id, queue, url, method, headers, body, created_at, not_before, max_retries,
+                      timeout_ms)
 VALUES (1, 'msg_1', 'mail', 'https://app.example/hook', 'POST', '[]', CAST('one' AS BLOB), 1, 1, 3, 60000),
        (2, 'msg_2', NULL, 'https://app.example/hook', 'POST', '[]', CAST('two' AS BLOB), 1, 1, 3, 60000);
 INSERT INTO pending (seq, queue, state, due_at) VALUES (1, 1, 0, 0), (2, 2, 0, 1);
