@@ -15,7 +15,7 @@ import orjson
 from qtasks.broker.config import ApiTarget, BrokerConfig
 from qtasks.broker.security import DestinationRules, check_destination
 from qtasks.broker.store import messages, queues
-from qtasks.broker.store.extras import OPTIONS, Extras
+from qtasks.broker.store.extras import NO_EXTRAS, OPTIONS, Extras
 from qtasks.broker.store.flow import PREFIX as FLOW_PREFIX
 from qtasks.broker.store.records import NewMessage
 from qtasks.errors import BadRequest, QuotaExceeded
@@ -85,13 +85,7 @@ class Intake:
             dedup_until=now + config.dedup_window_ms,
             app=self._app if is_internal else None,
             caller_ip=outgoing.caller_ip,
-            extras=Extras(
-                outgoing.group_name,
-                outgoing.endpoint_name,
-                outgoing.schedule_id,
-                api,
-                **{name: getattr(options, name) for name in OPTIONS},
-            ),
+            extras=_extras(outgoing, api),
         )
         return _in_queue(message, outgoing.queue, options.queue)
 
@@ -198,10 +192,15 @@ class Intake:
     def _check_callback(self, header: str, callback: Callback, now: int, *, in_queue: bool) -> None:
         self.check_destination(callback.url, "callback")
         options = callback.options
-        if in_queue and (options.delay_ms is not None or options.not_before is not None):
+        is_delayed = options.delay_ms is not None or options.not_before is not None
+        if is_delayed and in_queue:
             raise BadRequest(
                 f"{header}-Delay: a callback of a message in a queue cannot be delayed, as the message "
                 "keeps its place until the callback has ended"
+            )
+        if is_delayed and self._config.strict:
+            raise BadRequest(
+                f"{header}-Delay: hosted QStash refuses delayed callbacks, and so does --strict-qstash"
             )
         self._check_quotas(options, 0, now)
         for name, nested in (("Callback", options.callback), ("Failure-Callback", options.failure_callback)):
@@ -229,6 +228,15 @@ def _in_queue(message: NewMessage, queue: str | None, declared: QueueSpec | None
     flow = message.extras.flow
     name = queues.PUBLISHED if flow is None else FLOW_PREFIX + flow.key
     return replace(message, queue=name, parallelism=queues.UNLIMITED, ordered=False)
+
+
+def _extras(outgoing: Outgoing, api: str | None) -> Extras:
+    options = outgoing.options
+    given = (outgoing.group_name, outgoing.endpoint_name, outgoing.schedule_id, api)
+    asked = {name: getattr(options, name) for name in OPTIONS}
+    if any(given) or any(value is not None for value in asked.values()):
+        return Extras(*given, **asked)
+    return NO_EXTRAS
 
 
 def _asks_for_a_stream(body: bytes) -> bool:

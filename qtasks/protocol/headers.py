@@ -190,7 +190,7 @@ def parse_options(
     callback without a URL. `token_in_header` says that `Authorization` carries the broker's token,
     which is then never forwarded. Raises `BadRequest`, naming the header.
     """
-    sent = _folded(_ours(defaults)) | _folded(_ours(config)) | _folded(headers)
+    sent = _folded(_ours(defaults, "content-type")) | _folded(_ours(config)) | _folded(headers)
     return _options(sent, _PREFIX, token_in_header=token_in_header)
 
 
@@ -224,23 +224,22 @@ def canonical_name(name: str) -> str:
     return "-".join(each.capitalize() for each in name.split("-"))
 
 
-def _ours(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    return (pair for pair in pairs if pair[0].lower().startswith(_OURS))
+def _ours(pairs: Iterable[tuple[str, str]], *others: str) -> Iterable[tuple[str, str]]:
+    return (pair for pair in pairs if pair[0].lower().startswith((*_OURS, *others)))
 
 
 def _folded(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Bring equal names together: a header sent several times is one, joined (contract 3.0)."""
-    folded: dict[str, tuple[str, str]] = {}
+    found: dict[str, tuple[str, list[str]]] = {}
     for name, untrimmed in pairs:
         value = untrimmed.strip(" \t")
         if not value:
             continue
         if not _TOKEN.fullmatch(name):
             raise BadRequest(f"{quoted(name)} is not the name of a header")
-        key = name.lower()
-        first = folded.get(key)
-        folded[key] = (name, value) if first is None else (first[0], f"{first[1]}, {value}")
-    return folded
+        # Joined once at the end: a text that grows by each value is copied as often.
+        found.setdefault(name.lower(), (name, []))[1].append(value)
+    return {key: (name, ", ".join(values)) for key, (name, values) in found.items()}
 
 
 def _options(sent: _Sent, prefix: str, *, token_in_header: bool = True, depth: int = 0) -> Options:

@@ -6,18 +6,22 @@ import asyncio
 import importlib
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from qtasks import QTasks
+from qtasks import QTasks, Settings
 from qtasks.client import calls
 from qtasks.clock import SystemClock
-from qtasks.errors import BadRequest, BrokerUnreachable
+from qtasks.errors import BadRequest, BrokerUnreachable, ConfigurationError
 from qtasks.home.ownership import Ownership, owner_socket
 from qtasks.tasks.task import Task
+from tests.support.api import read_keys
 from tests.support.homes import SOON_S, ask_owner, embedded, until
+from tests.support.processes import free_port
 
 
 class FastClock(SystemClock):
@@ -168,3 +172,31 @@ async def test_a_server_whose_lifespan_was_forgotten_is_told_once(
     assert said == (
         f"tasks are stored in {store}, but no process runs them yet: pass lifespan=tasks.lifespan to your app"
     )
+
+
+async def test_an_embedded_broker_serves_its_api_on_a_port_if_asked_to(store: Path) -> None:
+    port = free_port()
+    settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", listen=("127.0.0.1", port))
+    owner = QTasks(settings=settings)
+    async with owner.lifespan():
+        token = read_keys(store)["QSTASH_TOKEN"]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            refused = await client.get("/v2/keys")
+            found = await client.get("/v2/keys", headers={"Authorization": f"Bearer {token}"})
+
+    assert refused.status_code == 401
+    assert found.json()["current"] == read_keys(store)["QSTASH_CURRENT_SIGNING_KEY"]
+
+
+async def test_a_port_that_is_taken_is_one_clear_error_and_the_file_is_given_up(store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", listen=("127.0.0.1", port))
+
+        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"):
+            async with QTasks(settings=settings).lifespan():
+                pass
+
+    assert is_free(store)

@@ -23,6 +23,7 @@ from qtasks.protocol.shapes import Enqueued
 # A queue may turn out to have nothing left; as many others are then looked at in the same claim.
 CLAIM_ROUNDS = 8
 QUEUES_PER_ROUND = 64
+STORED_AT_ONCE = 256  # rows made of a large batch before they are stored
 LARGE_BYTES = 65_536  # a body above it is read apart; `claim_ready` knows the number too
 EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
 
@@ -66,8 +67,8 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
         _check_order(message, queue)
         answers.append(Enqueued(message.id))
         fresh.append((message, queue))
-    if fresh:
-        _store(session, fresh)
+    for first in range(0, len(fresh), STORED_AT_ONCE):
+        _store(session, fresh[first : first + STORED_AT_ONCE])
     return answers
 
 

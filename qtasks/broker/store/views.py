@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -11,9 +12,11 @@ from qtasks.broker.store.database import Session
 from qtasks.broker.store.extras import NO_EXTRAS, Extras, unpack_extras
 from qtasks.broker.store.messages import unpack_headers
 from qtasks.broker.store.records import Headers
-from qtasks.protocol.headers import Callback
+from qtasks.protocol.headers import Callback, canonical_name
 from qtasks.protocol.shapes import HeaderMap, MessageView
 from qtasks.protocol.shown import redacted
+
+_canonical = lru_cache(maxsize=1024)(canonical_name)
 
 
 def find_message(session: Session, message_id: str, readable_since: int) -> MessageView | None:
@@ -76,9 +79,10 @@ def header_map(packed: bytes | None) -> HeaderMap:
 
 
 def header_lists(headers: Headers) -> HeaderMap:
-    """Make the API's map of header names to lists of values."""
+    """Make the API's map of header names, as Go spells them, to lists of values."""
     found: dict[str, tuple[str, ...]] = {}
-    for name, value in headers:
+    for sent, value in headers:
+        name = _canonical(sent)
         found[name] = (*found.get(name, ()), value)
     return found
 
