@@ -12,7 +12,8 @@ from tests.support.receiver import Receiver
 
 Tell = Callable[[object], None]
 
-collect_ignore = ["app_under_test.py"]  # named like a test, but it is what the tests start
+# Named like tests, but they are what the tests start.
+collect_ignore = ["app_under_test.py", "scheduler_under_test.py"]
 
 
 @pytest.fixture
