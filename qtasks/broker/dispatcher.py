@@ -17,11 +17,12 @@ from qtasks.broker.callbacks import CallbacksOf
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer, storable
 from qtasks.broker.retry import judge
+from qtasks.broker.room import Room
 from qtasks.broker.store import messages, settling
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Reply, Settlement
 from qtasks.clock import Clock
-from qtasks.errors import BrokerError, BrokerFailed, StoreError
+from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
 from qtasks.ids import Ids
 
 log = logging.getLogger("qtasks.dispatcher")
@@ -30,6 +31,7 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
+UNJUDGED_MS = 60_000
 NOTHING = Claimed((), None)
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
@@ -49,6 +51,7 @@ class Dispatcher:
         ids: Ids,
         finished: Callable[[Sequence[str]], None] = lambda task_ids: None,
         callbacks: CallbacksOf = lambda settlement: (),
+        room: Room | None = None,
     ) -> None:
         self._database = database
         self._deliverer = deliverer
@@ -59,6 +62,7 @@ class Dispatcher:
         self._ids = ids
         self._finished = finished
         self._callbacks = callbacks
+        self._room = room
         self._in_flight: dict[int, Claim] = {}
         self._large_bytes = 0
         self._alone_since: dict[int, int] = {}
@@ -70,6 +74,7 @@ class Dispatcher:
         self._claim_lock = asyncio.Lock()  # two claims at once would count the same free slots
         self._stopping = asyncio.Event()
         self._hurried = False
+        self._drained_by: int | None = None
 
     @property
     def in_flight(self) -> int:
@@ -80,13 +85,18 @@ class Dispatcher:
         """Claim what is due, up to the free slots, and start its delivery."""
         async with self._claim_lock:
             slots = self._config.concurrency - len(self._in_flight)
-            if slots <= 0 or self._stopping.is_set():
+            if slots <= 0 or self._stopping.is_set() or self._is_spent:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
             claim = self._claim_of(slots)
             claimed = await self._database.write(claim)
             self._start(claimed.claims)
         return claimed
+
+    @property
+    def _is_spent(self) -> bool:
+        """Whether the room that is left on the disk is for the ends of deliveries that have begun."""
+        return self._room is not None and self._room.is_spent
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
         return partial(
@@ -148,7 +158,9 @@ class Dispatcher:
             self._answer(claim, lost)
 
     def _answer(self, claim: Claim, reply: Reply) -> None:
-        if claim.seq in self._in_flight:  # not handed back meanwhile
+        if self._database.failure is not None:
+            self._forget(claim)
+        elif claim.seq in self._in_flight:  # not handed back meanwhile
             self._answers.append((claim, reply))
             self._answered.set()
 
@@ -162,7 +174,7 @@ class Dispatcher:
     async def settle_and_claim(self) -> None:
         """Do what `settle` does and fill the slots that it frees, in one transaction and one fsync."""
         settlements = self._take_answers()
-        if self._claim_lock.locked() or self._stopping.is_set():
+        if self._claim_lock.locked() or self._stopping.is_set() or self._is_spent:
             await self._record(settlements)
             return
         async with self._claim_lock:
@@ -172,18 +184,31 @@ class Dispatcher:
         self._answered.clear()
         answers, self._answers = self._answers, []
         now = self._clock.now()
-        return [self._verdict(claim, reply, now) for claim, reply in answers]
+        return [self._judged(claim, reply, now) for claim, reply in answers]
+
+    def _judged(self, claim: Claim, reply: Reply, now: int) -> Settlement:
+        try:
+            return self._verdict(claim, reply, now)
+        except (
+            Exception
+        ) as error:  # a wall: one surprising reply must not keep all others from being recorded
+            log.exception("cannot judge a reply", extra={"message_id": claim.id})
+            lost = Reply(0, error=f"the reply could not be judged: {type(error).__name__}")
+            verdict = Dead() if claim.attempt > claim.max_retries else Again(now + UNJUDGED_MS)
+            return Settlement(claim, lost, verdict, ended_at=max(now, claim.started_at))
 
     def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
         reply = storable(reply)
         verdict = judge(claim, reply, now, self._ids.fraction(), strict=self._config.strict)
         # Not before its start: the wall clock may have been set back meanwhile.
         settlement = Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
-        return (
-            replace(settlement, callbacks=self._callbacks(settlement))
-            if claim.extras.has_callbacks
-            else settlement
-        )
+        if not claim.extras.has_callbacks:
+            return settlement
+        try:
+            return replace(settlement, callbacks=self._callbacks(settlement))
+        except Exception:  # a wall: a report that cannot be made must not keep the end from being recorded
+            log.exception("cannot make the callbacks of a message", extra={"message_id": claim.id})
+            return settlement
 
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
@@ -194,10 +219,15 @@ class Dispatcher:
             try:
                 recorded, claimed = await self._database.write(work)
                 break
+            except StoreFull as error:
+                work = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
+                if self._room is None or not self._room.release():
+                    await self._wait_for_store(error)
             except StoreError as error:
-                log.error("cannot record deliveries yet", extra={"reason": str(error)})
-                await self._clock.sleep(STORE_PAUSE_MS)
+                await self._wait_for_store(error)
             except BrokerError:
+                for each in settlements:
+                    self._forget(each.claim)
                 raise
             except Exception:  # a wall: one verdict that cannot be recorded must not hold up the others
                 if len(settlements) > 1:
@@ -217,6 +247,14 @@ class Dispatcher:
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
         for each in recorded:
             _tell(each)
+
+    async def _wait_for_store(self, error: StoreError) -> None:
+        """Wait before a verdict is recorded again; raises `error` if a stop can wait no longer."""
+        is_late = self._drained_by is not None and self._clock.monotonic() >= self._drained_by
+        if is_late or self._hurried:
+            raise error  # what cannot be recorded now is recovered by the next life
+        log.error("cannot record deliveries yet", extra={"reason": str(error)})
+        await self._clock.sleep(STORE_PAUSE_MS)
 
     async def idle(self) -> None:
         """Settle until nothing is in flight: for tests, which run no `settle_forever` beside it."""
@@ -264,6 +302,8 @@ class Dispatcher:
             await self._answered.wait()
             try:
                 await self.settle_and_claim()
+            except StoreError:  # a stop could wait no longer
+                return
             except BrokerError as error:
                 self._give_up(error)
                 return
@@ -272,6 +312,14 @@ class Dispatcher:
         """Stop for good: nothing that is done now could be recorded (promise P04)."""
         log.critical("the store failed; nothing more is delivered", extra={"reason": str(error)})
         self._stopping.set()
+        answers, self._answers = self._answers, []
+        for claim, _ in answers:
+            self._forget(claim)
+
+    def _forget(self, claim: Claim) -> None:
+        """Wait no more for what has ended and cannot be recorded: its lease is recovered by the next life."""
+        self._in_flight.pop(claim.seq, None)
+        self._freed.set()
 
     def stop_claiming(self) -> None:
         """Start nothing more; what is in flight goes on."""
@@ -280,7 +328,7 @@ class Dispatcher:
     async def drain(self, grace_ms: int) -> int:
         """Let deliveries in flight finish for up to `grace_ms`, hand back the rest; say how many."""
         self.stop_claiming()
-        until = self._clock.monotonic() + grace_ms
+        self._drained_by = until = self._clock.monotonic() + grace_ms
         while self._in_flight and not self._hurried and (left := until - self._clock.monotonic()) > 0:
             self._freed.clear()
             tasks = [

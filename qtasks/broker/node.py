@@ -16,7 +16,7 @@ from qtasks.broker.service import Broker
 from qtasks.broker.store import settling
 from qtasks.broker.store.records import NewMessage, Settlement
 from qtasks.clock import Clock
-from qtasks.errors import BrokerFailed
+from qtasks.errors import BrokerError
 from qtasks.ids import Ids
 
 log = logging.getLogger("qtasks.node")
@@ -50,8 +50,9 @@ class Node:
             ids=ids,
             finished=broker.waiters.finish,
             callbacks=self._callbacks,
+            room=broker.room,
         )
-        self.scheduler = Scheduler(broker.database, broker.schedules, clock)
+        self.scheduler = Scheduler(broker.database, broker.schedules, clock, broker.room)
         self.janitor = Janitor(broker.database, config, clock)
         self._claiming: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
@@ -80,6 +81,8 @@ class Node:
             asyncio.create_task(self.scheduler.run(), name="qtasks-scheduler"),
             asyncio.create_task(self.janitor.run(), name="qtasks-janitor"),
         ]
+        if self.broker.room is not None:
+            self._others.append(asyncio.create_task(self.broker.room.run(), name="qtasks-room"))
 
     async def stop(self, grace_ms: int | None = None) -> int:
         """Stop claiming, let deliveries finish for up to `grace_ms`, hand back the rest (promise P17).
@@ -91,8 +94,8 @@ class Node:
             await self._claiming
         try:
             return await self.dispatcher.drain(self._config.grace_ms if grace_ms is None else grace_ms)
-        except BrokerFailed:
-            return 0  # nothing can be handed back to a store that has failed; the next owner recovers
+        except BrokerError:
+            return 0  # a store that has failed or is full takes nothing back; the next owner recovers
         finally:
             for task in self._others:
                 task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from qtasks.broker.room import Room
 from qtasks.broker.schedules import Schedules
 from qtasks.broker.store import schedules
 from qtasks.broker.store.database import Database
@@ -21,10 +22,11 @@ AT_ONCE = 100
 class Scheduler:
     """Fires what is due. Any number of nodes may run one: each fire is made by one of them."""
 
-    def __init__(self, database: Database, wanted: Schedules, clock: Clock) -> None:
+    def __init__(self, database: Database, wanted: Schedules, clock: Clock, room: Room | None = None) -> None:
         self._database = database
         self._schedules = wanted
         self._clock = clock
+        self._room = room
 
     async def step(self) -> int:
         """Fire what is due now; say how many messages that made."""
@@ -49,13 +51,20 @@ class Scheduler:
             await self._database.write(lambda session: schedules.give_up(session, schedule, now))
             return 0
 
+    @property
+    def _is_held(self) -> bool:
+        """Whether the disk is full; what falls due meanwhile is caught up with."""
+        return self._room is not None and self._room.is_spent
+
     async def run(self) -> None:
         """Fire until cancelled."""
         while True:
             wait_ms = LONGEST_WAIT_MS
             try:
-                await self.step()
-                next_at = await self._database.read(schedules.next_due_at)
+                next_at = None
+                if not self._is_held:
+                    await self.step()
+                    next_at = await self._database.read(schedules.next_due_at)
                 if next_at is not None:
                     wait_ms = max(0, min(wait_ms, next_at - self._clock.now()))
             except BrokerError as error:

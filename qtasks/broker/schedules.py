@@ -50,6 +50,8 @@ class Schedules:
             raise BadRequest("Upstash-Cron: a schedule needs a cron expression, such as 0 9 * * *")
         if options.not_before is not None:
             raise BadRequest("Upstash-Not-Before: a schedule cannot have one; use Upstash-Delay")
+        if options.task_id is not None:
+            raise BadRequest("Qtasks-Task-Id: it names one call, and a schedule makes many")
         now = self._clock.now()
         # A deduplication id would stop every fire but the first (contract 1.7).
         kept = replace(options, cron=None, schedule_id=None, dedup_id=None, content_dedup=False)

@@ -13,6 +13,7 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.flow_keys import FlowKeys
 from qtasks.broker.intake import Intake
 from qtasks.broker.keys import KeyRing
+from qtasks.broker.room import Room
 from qtasks.broker.schedules import Schedules
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store import cancelling, dead_letters, logs, messages, queues, results, views
@@ -24,7 +25,15 @@ from qtasks.broker.tokens import Tokens
 from qtasks.broker.url_groups import UrlGroups
 from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
-from qtasks.errors import BadRequest, BrokerError, BrokerUnavailable, NotFound, QuotaExceeded, RequestError
+from qtasks.errors import (
+    BadRequest,
+    BrokerError,
+    BrokerFailed,
+    BrokerUnavailable,
+    NotFound,
+    QuotaExceeded,
+    RequestError,
+)
 from qtasks.ids import Ids
 from qtasks.protocol.destinations import check_queue_name
 from qtasks.protocol.headers import Options, QueueSpec
@@ -52,12 +61,14 @@ class Broker:
         ids: Ids,
         rules: DestinationRules,
         keys: KeyRing,
+        room: Room | None = None,
         app: str | None = None,
         delivers_http: bool = True,
     ) -> None:
         self.database = database
         self.config = config
         self.clock = clock
+        self.room = room
         self.waiters = Waiters()
         self.is_draining = False
         self._ids = ids
@@ -83,6 +94,7 @@ class Broker:
         return await self.database.write(self._acceptance(outgoing, items))
 
     def _acceptance(self, outgoing: Sequence[Outgoing], items: Sequence[int] | None) -> messages.Enqueueing:
+        self._check_room()
         now = self.clock.now()
         if items is None and len(outgoing) == 1:
             return messages.Enqueueing([self.intake.prepare(outgoing[0], now)], now)
@@ -93,6 +105,16 @@ class Broker:
             except RequestError as error:
                 raise type(error)(f"message {item}: {error}") from error
         return messages.Enqueueing(prepared, now)
+
+    def _check_room(self) -> None:
+        """Raise `StoreFull` while the disk has too little room for more messages (promise P06)."""
+        if self.room is not None:
+            self.room.check()
+
+    def check_alive(self) -> None:
+        """Raise `BrokerFailed` once the store has failed: nothing succeeds any more (promise P04)."""
+        if self.database.failure is not None:
+            raise BrokerFailed(f"the store failed: {self.database.failure}; the broker has stopped")
 
     def check_open(self) -> None:
         """Raise `BrokerUnavailable` for callers from outside while this process shuts down."""
@@ -201,9 +223,9 @@ class Broker:
         """Say why nothing is accepted or delivered now; None if all is well."""
         if self.is_draining:
             return "the broker is shutting down"
-        if self.database.failure is not None:
-            return f"the store failed: {self.database.failure}"
         try:
+            self.check_alive()
+            self._check_room()
             self.database.look(lambda session: session.one("queue_next_wake", {}))
         except BrokerError as error:
             return str(error)
@@ -243,6 +265,7 @@ class Broker:
 
     def replay(self, dlq_id: str, options: Options, method: str | None = None) -> Enqueued:
         """Run a dead letter again as a new message; raises `NotFound`."""
+        self._check_room()
         now = self.clock.now()
         return self.database.run(
             lambda session: self._replay(session, _find_letter(session, dlq_id), options, method, now)
@@ -257,6 +280,7 @@ class Broker:
         method: str | None = None,
     ) -> tuple[list[Enqueued], str | None]:
         """Run up to `count` dead letters again; raises `NotFound` if none of the given ids is known."""
+        self._check_room()
         place = _place(cursor)
         now = self.clock.now()
 

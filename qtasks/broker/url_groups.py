@@ -30,7 +30,11 @@ class UrlGroups:
         return [each.view for each in self._database.look(url_groups.find_all)]
 
     def one(self, name: str) -> StoredGroup:
-        """Give one group; raises `NotFound`, or `BadRequest` for what looks like a URL without its scheme."""
+        """Give one group; raises `NotFound`."""
+        return self._database.look(lambda session: _found(session, name))
+
+    def destination(self, name: str) -> StoredGroup:
+        """Give the group that a destination names; raises what `find_group` raises."""
         return self._database.look(lambda session: find_group(session, name))
 
     def add(self, name: str, endpoints: Sequence[Endpoint]) -> None:
@@ -66,7 +70,7 @@ class UrlGroups:
         now = self._clock.now()
 
         def work(session: Session) -> None:
-            group = find_group(session, name)
+            group = _found(session, name)
             left = [each for each in group.view.endpoints if not any(_is_meant(each, one) for one in wanted)]
             url_groups.save(session, name, left, group.headers, now)
 
@@ -78,7 +82,7 @@ class UrlGroups:
         now = self._clock.now()
 
         def work(session: Session) -> None:
-            group = find_group(session, name)
+            group = _found(session, name)
             url_groups.save(session, name, group.view.endpoints, tuple(headers), now)
 
         self._database.run(work)
@@ -89,13 +93,23 @@ class UrlGroups:
 
 
 def find_group(session: Session, name: str) -> StoredGroup:
-    """Give the group that a destination names; raises `NotFound` or `BadRequest`."""
+    """Give the group that a destination names.
+
+    Raises `NotFound`, or `BadRequest` for what was rather meant to be a URL.
+    """
+    try:
+        return _found(session, name)
+    except NotFound:
+        if is_hostlike(name):
+            raise BadRequest(no_scheme()) from None
+        raise
+
+
+def _found(session: Session, name: str) -> StoredGroup:
     group = url_groups.find(session, name)
-    if group is not None:
-        return group
-    if is_hostlike(name):
-        raise BadRequest(no_scheme())
-    raise NotFound(f"topic {name[:128]} not found")
+    if group is None:
+        raise NotFound(f"topic {name[:128]} not found")
+    return group
 
 
 def _merged(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> list[Endpoint]:

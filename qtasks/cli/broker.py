@@ -60,6 +60,17 @@ USAGE = 2
     type=click.IntRange(1024, 100_000_000),
     help="Size of a message's body.",
 )
+@click.option(
+    "--reserve-bytes",
+    type=click.IntRange(0),
+    help="Below so much free space nothing more is accepted.  [default: 64 MiB or 5 % of the disk]",
+)
+@click.option(
+    "--ballast-bytes",
+    default=8 * 1024 * 1024,
+    type=click.IntRange(0),
+    help="A file that is given up when the disk is full, so that what was accepted can be finished.",
+)
 @click.option("--retention", default="3d", metavar="DURATION", help="How long the log is kept.")
 @click.option("--dlq-retention", default="30d", metavar="DURATION", help="How long dead letters are kept.")
 @click.option("--region", metavar="NAME", help="What deliveries say in Upstash-Region.")

@@ -7,6 +7,7 @@ the app. The socket for guests speaks the broker's whole API.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, TimeoutError
@@ -20,12 +21,12 @@ from qtasks.broker.node import Node
 from qtasks.broker.security import DestinationRules, parse_rules
 from qtasks.broker.service import Broker
 from qtasks.broker.store.records import Claim, Reply
-from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import Clock
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, bind_socket
 from qtasks.home.ports import bind_port
+from qtasks.home.stores import open_store
 from qtasks.ids import Ids
 from qtasks.protocol.headers import QueueSpec
 
@@ -58,17 +59,21 @@ class OwnerSetup:
         return self.durability == "relaxed"
 
 
-def open_broker(path: Path, setup: OwnerSetup, clock: Clock) -> Broker:
-    """Open the broker on a file that this process owns; raises `StoreError`."""
+def open_broker(path: Path, setup: OwnerSetup, clock: Clock, *, is_staying: bool = False) -> Broker:
+    """Open the broker on a file that this process owns, to stay or for a moment; raises `StoreError`."""
     keys_file = keys_path(path)
     keys = load_or_make_keys(keys_file, setup.ids)
+    database, room = open_store(
+        path, setup.config, durability=setup.durability, clock=clock, is_staying=is_staying
+    )
     return Broker(
-        SqliteDatabase(str(path), durability=setup.durability),
+        database,
         setup.config,
         clock=clock,
         ids=setup.ids,
         rules=setup.rules,
         keys=key_ring(keys, keys_file, setup.ids),
+        room=room,
         app=setup.app,
         delivers_http=_has_aiohttp(),
     )
@@ -136,7 +141,13 @@ class Owner:
     async def _start(self, app_loop: asyncio.AbstractEventLoop) -> None:
         setup = self._setup
         keys = load_or_make_keys(keys_path(self._path), setup.ids)
-        self.broker = open_broker(self._path, setup, self._clock)
+        # A taken port is found out before anything runs.
+        ports = [] if setup.listen is None else [bind_port(*setup.listen)]
+        try:
+            self.broker = open_broker(self._path, setup, self._clock, is_staying=True)
+        except BaseException:
+            _close_all(ports)
+            raise
         try:
             self.broker.declare(setup.queues)
             in_process = InProcessDeliverer(setup.run, app_loop)
@@ -149,20 +160,18 @@ class Owner:
                 ids=setup.ids,
             )
             await self._node.start()
-            await self._listen(keys)
+            await self._listen(keys, ports)
         except BaseException:
+            _close_all(ports)
             self.broker.database.close()
             raise
 
-    async def _listen(self, keys: Keys) -> None:
+    async def _listen(self, keys: Keys, ports: Sequence[socket.socket]) -> None:
         from qtasks.broker.api import ROUTES, Api
 
         api = Api(self.broker, ROUTES, [keys.token])
         listening, socket_path = bind_socket(self._path)
-        sockets = [listening]
-        if self._setup.listen is not None:
-            sockets.append(bind_port(*self._setup.listen))
-        for each in sockets:
+        for each in (listening, *ports):
             listener = Listener(api, each)
             await listener.start()
             self._listeners.append(listener)
@@ -197,6 +206,11 @@ class Owner:
     def _close_store(self) -> None:
         Path(self._socket_path).unlink(missing_ok=True)
         self.broker.database.close()
+
+
+def _close_all(sockets: Sequence[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 async def _cancel_all() -> None:

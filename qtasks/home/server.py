@@ -19,13 +19,14 @@ from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker
-from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
+from qtasks.home.memory import return_large_blocks
 from qtasks.home.ownership import Ownership, lock_path
 from qtasks.home.ports import bind_port
+from qtasks.home.stores import open_store
 from qtasks.ids import Ids
 from qtasks.settings import Settings, database_path
 
@@ -33,7 +34,7 @@ Say = Callable[[str], None]
 
 # Before the listener ends, so that whoever keeps a connection open is told to close it (promise P17).
 LINGER_MS = 500
-LOOK_S = 0.25  # how often the store's health is looked at
+LOOK_S = 0.1  # how often the store's health is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Server:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then drain while still listening, and return."""
+        return_large_blocks()
         ownership = Ownership.try_acquire(self._path)
         if ownership is None:
             raise StoreBusy(
@@ -144,12 +146,20 @@ class Server:
     def _broker(self, keys: Keys, keys_file: Path | None) -> Broker:
         setup = self._setup
         is_ours = keys_file is not None and not setup.settings.signing_keys
+        database, room = open_store(
+            self._path,
+            setup.config,
+            durability=setup.settings.durability,
+            clock=self._clock,
+            is_staying=True,
+        )
         return Broker(
-            SqliteDatabase(str(self._path), durability=setup.settings.durability),
+            database,
             setup.config,
             clock=self._clock,
             ids=self._ids,
             rules=self._rules,
+            room=room,
             keys=key_ring(keys, keys_file, self._ids)
             if is_ours and keys_file
             else KeyRing(keys.current, keys.next),
@@ -164,6 +174,8 @@ class Server:
             signing_key=broker.keys.current,
             max_response_bytes=setup.config.max_response_bytes,
             connections=setup.config.concurrency,
+            apis=setup.config.apis,
+            region=setup.config.region,
             clock=self._clock,
             ids=self._ids,
         )

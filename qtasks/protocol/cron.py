@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import re
+from calendar import monthrange
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -50,6 +51,37 @@ _ZONE = re.compile("[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,2}")
 # These differ between machines, or count leap seconds, which Unix time does not.
 _ODD_ZONES = re.compile("(?:localtime|posixrules|Factory|posix/.*|right/.*)", re.IGNORECASE)
 _DAY_S = 86_400
+_DAY = timedelta(days=1)
+
+
+class _Times(CronSim):
+    """cronsim's matching, with a quicker way to days that are rare: it looks at each on the way there."""
+
+    end = datetime.max.replace(tzinfo=UTC)
+    """Where to stop, in the month that follows; then there is no next time."""
+
+    def advance_month(self) -> None:
+        now = self.dt
+        if now > self.end:
+            raise StopIteration
+        if now.month in self.months:
+            return
+        later = [each for each in self.months if each > now.month]
+        year, month = (now.year, min(later)) if later else (now.year + 1, min(self.months))
+        self.dt = datetime(year, month, 1, tzinfo=now.tzinfo)
+
+    def advance_day(self) -> bool:
+        if not self.day_and:  # then at most a week goes by until the next
+            return super().advance_day()
+        date = self.dt.date()
+        if self.match_day(date):
+            return False
+        last = monthrange(date.year, date.month)[1]
+        later = (date.replace(day=each) for each in range(date.day + 1, last + 1) if each in self.days)
+        # Without a match, cronsim goes on with the next month.
+        found = next(filter(self.match_day, later), None) or date.replace(day=last) + _DAY
+        self.dt = datetime.combine(found, time(), tzinfo=self.dt.tzinfo)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +92,7 @@ class Cron:
     """
 
     text: str
-    _times: CronSim = field(repr=False, compare=False)
+    _times: _Times = field(repr=False, compare=False)
     _zone: tzinfo = field(repr=False, compare=False)
     _is_fixed: bool = field(repr=False, compare=False)
 
@@ -72,35 +104,42 @@ class Cron:
         job with `*` in its minute or hour fires at every real time that matches. Raises
         `InvalidValue` for instants before 1970 or beyond the year 5138.
         """
-        if not 0 <= ms <= MAX_CRON_MS:
-            raise InvalidValue(f"{ms} ms is no instant that schedules reach")
+        return self._next_after(ms, None)
+
+    def _next_after(self, ms: int, until_ms: int | None) -> int:
+        """Do what `next_after` does; what it gives beyond `until_ms` need not be a fire."""
+        furthest = ms if until_ms is None else max(ms, until_ms)
+        if ms < 0 or furthest > MAX_CRON_MS:
+            raise InvalidValue(f"{ms if ms < 0 else furthest} ms is no instant that schedules reach")
         after = ms // 1000
-        return (self._next_fixed(after) if self._is_fixed else self._next_real(after)) * 1000
+        # No clock shows a time that is two days ahead.
+        end = None if until_ms is None else furthest // 1000 + 2 * _DAY_S
+        return (self._next_fixed(after, end) if self._is_fixed else self._next_real(after, end)) * 1000
 
     def latest_between(self, after_ms: int, until_ms: int) -> int | None:
         """Give the last fire after one instant and not after another, or `None` if there is none.
 
         This costs a few dozen calls of `next_after` at most, however many fires there were.
         """
-        latest = self.next_after(after_ms)
+        latest = self._next_after(after_ms, until_ms)
         if latest > until_ms:
             return None
         # The last fire is in [latest, beyond]: halve that until nothing follows the latest.
         beyond = until_ms
-        while (following := self.next_after(latest)) <= until_ms:
+        while (following := self._next_after(latest, beyond)) <= beyond:
             latest = following
             middle = (latest + beyond) // 2
-            following = self.next_after(middle)
-            if following <= until_ms:
+            following = self._next_after(middle, beyond)
+            if following <= beyond:
                 latest = following
             else:
                 beyond = middle
         return latest
 
-    def _next_fixed(self, after: int) -> int:
+    def _next_fixed(self, after: int, end: int | None) -> int:
         wall = after + self._offset(after)
         while True:
-            wall = self._next_wall(wall)
+            wall = self._next_wall(wall, end)
             # In a repeated hour, while it runs a second time, the first may be behind us already.
             if (instant := self._first_instant(wall)) > after:
                 return instant
@@ -116,7 +155,7 @@ class Cron:
         # change; with the offset of after, the instant lies before it.
         return self._change(wall - offset, instant)
 
-    def _next_real(self, after: int) -> int:
+    def _next_real(self, after: int, end: int | None) -> int:
         """Find the next instant whose wall time matches, going from one change of offset to the next.
 
         Years without a match are jumped over, together with the changes in them: a wall time that
@@ -125,7 +164,7 @@ class Cron:
         reached = after
         offset = self._offset(reached)
         while True:
-            found = self._next_wall(reached + offset) - offset
+            found = self._next_wall(reached + offset, end) - offset
             horizon = min(found, reached + 2 * _DAY_S)
             if self._offset(horizon) != offset:
                 # From the change on, itself included.
@@ -137,11 +176,15 @@ class Cron:
                 reached = max(horizon, found - 2 * _DAY_S)
                 offset = self._offset(reached)
 
-    def _next_wall(self, wall: int) -> int:
-        """Find the next matching wall time; those are counted in seconds as if they were UTC."""
+    def _next_wall(self, wall: int, end: int | None) -> int:
+        """Find the next matching wall time, or one beyond the end; seconds as if they were UTC's."""
         times = copy.copy(self._times)
         times.dt = datetime.fromtimestamp(wall, UTC)
-        return int(next(times).timestamp())
+        if end is None:
+            return int(next(times).timestamp())
+        times.end = datetime.fromtimestamp(end, UTC)
+        found = next(times, None)
+        return end + 2 * _DAY_S if found is None else int(found.timestamp())
 
     def _change(self, before: int, after: int) -> int:
         """Find the first second of the new offset, where the offset of two instants differs."""
@@ -177,7 +220,7 @@ def parse_cron(text: str) -> Cron:
         expression = rest[0] if rest else ""
     parts = _read_fields(text, expression)
     try:
-        times = CronSim(" ".join(parts), datetime.fromtimestamp(0, UTC))
+        times = _Times(" ".join(parts), datetime.fromtimestamp(0, UTC))
     except CronSimError as error:
         raise _invalid(text, _reason(parts, error)) from error
     return Cron(text, times, zone, _is_fixed="*" not in parts[0] + parts[1])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, unquote_plus, urlsplit
+from urllib.parse import urlsplit
 
 from qtasks.errors import BadRequest
 from qtasks.protocol.text import UNSENDABLE, quoted
 
 MAX_URL_BYTES = 8 * 1024
+# What is longer is no URL even if every byte of it is escaped.
+_LONGEST = 3 * MAX_URL_BYTES
 # Destinations with a meaning of their own, the only ones with a slash (contract 6.3).
 API_NAMES = ("api/llm", "api/email")
 
@@ -24,6 +26,8 @@ _BLANK_OR_CONTROL = re.compile("[\\s\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _QUEUE_NAME = re.compile("[A-Za-z0-9._-]{1,128}")
 _TOKEN = "qstash_token"
 _CONFIG_PREFIXES = ("upstash-", "qtasks-")
+_SHORTEST_CONFIG = min(len(each) for each in (_TOKEN, *_CONFIG_PREFIXES))
+_ESCAPES = re.compile(b"(?:%[0-9A-Fa-f]{2})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def split_target(raw_path: bytes, query: bytes, prefix_segments: int) -> Target:
     try:
         path, raw_query = raw_path.decode(), query.decode()
         parts = path.removeprefix("/").split("/", prefix_segments)
-        segments = tuple(unquote(each, errors="strict") for each in parts[:prefix_segments])
+        segments = tuple(_unquoted(each) for each in parts[:prefix_segments])
     except UnicodeDecodeError as error:
         raise BadRequest(f"{_INVALID}: the request target is not UTF-8") from error
     rest = parts[prefix_segments] if len(parts) > prefix_segments else ""
@@ -74,11 +78,15 @@ def parse_destination(rest: str, raw_query: str) -> tuple[Destination, list[tupl
     """
     if not rest:
         raise BadRequest("a non-empty destination must be provided")
+    if len(rest) > _LONGEST:
+        raise BadRequest(f"{_INVALID}: {_too_long(rest)}")
     remaining, config = _split_query(raw_query)
-    decoded = _decoded(rest)
-    url = _as_url(rest) or _as_url(decoded)
+    url = _as_url(rest)
     if url is None:
-        return Destination(group=_group(decoded)), config
+        decoded = _decoded(rest)
+        url = _as_url(decoded)
+        if url is None:
+            return Destination(group=_group(decoded)), config
     url = _with_query(url, remaining)
     check_url(url)
     return Destination(url=url), config
@@ -126,10 +134,13 @@ def _objection(url: str) -> str | None:
     match = _SCHEME.match(url)
     if match is None or not match[2]:
         return _NO_SCHEME
+    # Characters are no more than bytes, so nothing is searched that is longer than a URL may be.
+    if len(url) > MAX_URL_BYTES:
+        return _too_long(url)
     if _BLANK_OR_CONTROL.search(url):
         return f"{quoted(url)} has blanks or control characters"
     if len(url.encode()) > MAX_URL_BYTES:
-        return f"{quoted(url)} is longer than {MAX_URL_BYTES} bytes"
+        return _too_long(url)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # reading the port checks it
@@ -141,6 +152,10 @@ def _objection(url: str) -> str | None:
     if "\\" in parts.netloc:
         return f"{quoted(url)} has a backslash before or in its host"
     return None
+
+
+def _too_long(url: str) -> str:
+    return f"{quoted(url)} is longer than {MAX_URL_BYTES} bytes"
 
 
 def _as_url(text: str) -> str | None:
@@ -155,10 +170,19 @@ def _as_url(text: str) -> str | None:
 
 def _decoded(text: str) -> str:
     try:
-        return unquote(text, errors="strict")
+        return _unquoted(text)
     except UnicodeDecodeError:
         # Not one encoded whole, then; a URL may well contain escapes of another encoding.
         return text
+
+
+def _unquoted(text: str, errors: str = "strict") -> str:
+    """Do what `urllib.parse.unquote` does, in a third of its time for the longest run of `%`."""
+    return _ESCAPES.sub(_unescaped, text.encode(errors="surrogatepass")).decode(errors=errors)
+
+
+def _unescaped(run: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(run[0].replace(b"%", b"").decode())
 
 
 def _group(name: str) -> str:
@@ -174,13 +198,16 @@ def _split_query(raw_query: str) -> tuple[str, list[tuple[str, str]]]:
     remaining: list[str] = []
     config: list[tuple[str, str]] = []
     for pair in raw_query.split("&"):
+        if len(pair) < _SHORTEST_CONFIG:  # of many pairs at once, nearly all are as short as this
+            remaining.append(pair)
+            continue
         raw_name, _, raw_value = pair.partition("=")
-        name = unquote_plus(raw_name).lower()
+        name = _unquoted(raw_name.replace("+", " "), errors="replace").lower()
         if name != _TOKEN and not name.startswith(_CONFIG_PREFIXES):
             remaining.append(pair)
             continue
         try:
-            config.append((name, unquote_plus(raw_value, errors="strict")))
+            config.append((name, _unquoted(raw_value.replace("+", " "))))
         except UnicodeDecodeError as error:
             raise BadRequest(f"{name}: the value in the query is not UTF-8") from error
     return "&".join(remaining), config

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import islice
 
 _DAY_MS = 86_400_000
 _RETRY_AFTER = "retry-after"
@@ -17,6 +18,8 @@ _RESET = "x-ratelimit-reset"
 _RESETS = (_RESET, "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
 
 _LONGEST = 64
+# A receiver has one of each. What sends hundreds of them is not worth the time to read them.
+_MOST = 8
 _EARLIEST_UNIX_TIME = 10**9
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _UNIT_MS = {
@@ -44,13 +47,13 @@ def retry_hint_ms(headers: Iterable[tuple[str, str]], now: int) -> int | None:
 
     `headers` are the answer's, `now` is in Unix milliseconds. `Retry-After` goes first, then the
     latest of the `X-RateLimit-Reset` family. What cannot be read or is more than a day away counts
-    as absent. Returns milliseconds, 0 for at once, or `None` without a hint.
+    as absent, as does what comes behind the first eight of these headers. Returns milliseconds, 0 for at
+    once, or `None` without a hint.
     """
     resets: list[int] = []
-    for name, value in headers:
+    hints = (each for each in headers if each[0].lower() in (_RETRY_AFTER, *_RESETS))
+    for name, value in islice(hints, _MOST):
         key = name.lower()
-        if key != _RETRY_AFTER and key not in _RESETS:
-            continue
         wait = _wait_ms(value.strip(), now, may_be_unix_time=key == _RESET)
         if wait is None or wait > _DAY_MS:
             continue

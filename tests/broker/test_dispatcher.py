@@ -610,3 +610,75 @@ async def test_nothing_is_logged_above_info_when_all_goes_well(
         await rig.turn()
 
     assert [each.message for each in caplog.records] == ["delivered"]
+
+
+# --- large bodies ---------------------------------------------------------------------------------
+
+
+async def test_large_bodies_wait_until_there_is_room_for_them(make_rig: MakeRig) -> None:
+    rig = make_rig(in_flight_bytes=200_000)
+    held = [Held() for _ in range(3)]
+    rig.deliverer.will(*held)
+    for number in range(4):
+        rig.enqueue(bytes([number]) * 100_000, queue="large", spec=WIDE)
+
+    await rig.node.dispatcher.step()
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(2)
+    assert rig.node.dispatcher.in_flight == 2
+
+    held[0].release()
+    await until_answered(rig, 2)
+    await rig.node.dispatcher.settle_and_claim()
+    await rig.deliverer.reached(3)
+
+    assert [each[0] for each in rig.deliverer.bodies] == [0, 1, 2]
+    for each in held:
+        each.release()
+    await rig.node.dispatcher.idle()
+    assert await rig.turn() == 1
+
+
+async def test_one_body_larger_than_all_the_room_is_delivered_all_the_same(make_rig: MakeRig) -> None:
+    rig = make_rig(in_flight_bytes=1)
+    rig.enqueue(b"x" * 100_000, queue="large", spec=WIDE)
+    rig.enqueue(b"y" * 100_000, queue="large", spec=WIDE)
+
+    assert [await rig.turn(), await rig.turn(), await rig.turn()] == [1, 1, 0]
+
+
+async def test_small_messages_pass_large_ones_that_wait(make_rig: MakeRig) -> None:
+    rig = make_rig(in_flight_bytes=1)
+    held = Held()
+    rig.deliverer.will(held)
+    for _ in range(2):
+        rig.enqueue(b"x" * 100_000, queue="large", spec=WIDE)
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(1)
+
+    rig.enqueue(b"small", queue="mail", spec=WIDE)
+    claimed = await rig.node.dispatcher.step()
+
+    assert [each.body for each in claimed.claims] == [b"small"]
+    held.release()
+    await rig.node.dispatcher.idle()
+
+
+# --- walls ----------------------------------------------------------------------------------------
+
+
+async def test_a_reply_that_cannot_be_judged_stops_no_other(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is stored that would do this; a broken row of the database could."""
+    odd = rig.enqueue(b"odd", queue="a", retry_delay="1000")
+    sound = rig.enqueue(b"sound", queue="b")
+    rig.database._writer.execute("UPDATE messages SET retry_delay = '((' WHERE id = ?", (odd,))
+    rig.deliverer.will(BROKEN)
+
+    await rig.turn()
+
+    assert rig.states(odd) == "CREATED, ACTIVE, ERROR, RETRY"
+    assert rig.log(odd)[2].error == "the reply could not be judged: InvalidValue"
+    assert rig.states(sound) == "CREATED, ACTIVE, DELIVERED"
+    assert "cannot judge a reply" in caplog.text

@@ -301,6 +301,7 @@ async def test_a_schedule_that_is_not_there_cannot_be_steered(rig: Rig, act: str
     ("destination", "options", "text"),
     [
         (HOOK, {"not_before": 1}, "Upstash-Not-Before: a schedule cannot have one"),
+        (HOOK, {"task_id": "tsk_1"}, "Qtasks-Task-Id: it names one call, and a schedule makes many"),
         (HOOK, {"schedule_queue": "mail", "delay_ms": 1000}, "Upstash-Delay: a message in a queue"),
         (HOOK, {"schedule_queue": "mail", "flow": FlowSpec("k", rate=1)}, "Upstash-Flow-Control-Key"),
         ("app.example/hook", {}, "endpoint has invalid scheme"),
@@ -387,7 +388,8 @@ async def test_a_strict_broker_makes_up_for_nothing(make_rig: MakeRig) -> None:
 def test_every_fire_is_made_once_or_passed_over_for_good(policy: str) -> None:
     cron = parse_cron("CRON_TZ=Europe/Berlin */7 * * * *")
     now = at("2030-03-30T22:00:00")
-    next_at, made = cron.next_after(now), []
+    next_at = cron.next_after(now)
+    made: list[int] = []
     for wait_ms in (500, 61_000, 7 * MINUTE_MS, 3 * HOUR_MS, 30 * HOUR_MS, 1, 1, 13 * MINUTE_MS) * 3:
         now += wait_ms
         while next_at <= now:

@@ -9,6 +9,7 @@ import ast
 import asyncio
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -17,9 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_BORDER = re.compile(r"(?<= )\|(?= )")  # an empty cell is but a space
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
@@ -57,7 +61,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
     """Give the cells of the first table below a heading, without its head."""
     section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [each for each in section.splitlines() if each.startswith("|")]
-    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    table = [[cell.strip() for cell in _BORDER.split(line[1:-1])] for line in lines]
     return [each for each in table[2:] if len(each) > 1]
 
 
@@ -68,6 +72,34 @@ def templates(source: str) -> Iterator[str]:
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "<>" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def commands(block: str) -> Iterator[list[str]]:
+    """Give the commands of a shell block, each as its words, without comments."""
+    for line in block.replace("\\\n", " ").split("\n"):
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word != ";":
+                words.append(word)
+            elif words:
+                yield words
+                words = []
+
+
+def shell_commands(page: str) -> list[list[str]]:
+    """Give the commands of all shell blocks of a page, each as its words."""
+    found: list[list[str]] = []
+    for block in blocks(page, "sh"):
+        joined = re.sub(r"'[^']*'", lambda each: each[0].replace("\n", " "), block.text)
+        found.extend(commands(joined))
+    return found
+
+
+def text(name: str) -> str:
+    """Give a page by its path from the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 async def run_blocks(name: str, page: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from qtasks.errors import BadRequest, InvalidValue
-from qtasks.protocol.cron import parse_cron
-from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import (
     Callback,
     Options,
@@ -14,7 +12,6 @@ from qtasks.protocol.headers import (
     parse_options,
     render_options,
 )
-from qtasks.protocol.redact import Redaction
 
 CALLBACK_HEADERS = [
     ("Upstash-Callback", "https://c"),
@@ -124,4 +121,3 @@ def test_the_callback_of_a_callback_is_the_last() -> None:
 def test_a_callback_with_options_that_only_messages_have_is_not_written(options: Options) -> None:
     with pytest.raises(InvalidValue, match="cannot be set for a callback"):
         render_options(Options(callback=Callback("https://c", options)))
-

@@ -44,6 +44,7 @@ SAMPLES = [
     ("Upstash-Cron", "CRON_TZ=UTC 0 4 * * MON", Options(cron=parse_cron("CRON_TZ=UTC 0 4 * * MON"))),
     ("Upstash-Schedule-Id", "nightly-1", Options(schedule_id="nightly-1")),
     ("Upstash-Queue-Name", "mail", Options(schedule_queue="mail")),
+    ("Qtasks-Catch-Up", "all", Options(catch_up="all")),
     ("Upstash-Callback", "https://c.example/?a=,b", Options(callback=Callback("https://c.example/?a=,b"))),
     ("Upstash-Failure-Callback", "http://f", Options(failure_callback=Callback("http://f"))),
     ("Upstash-Forward-X-Api-KEY", "k", Options(forward=(("X-Api-Key", "k"),))),

@@ -74,6 +74,7 @@ OPTIONS = st.builds(
     cron=st.none() | st.sampled_from(["@daily", "CRON_TZ=Asia/Tokyo 0 4 * * 1-5"]).map(parse_cron),
     schedule_id=st.none() | IDS,
     schedule_queue=st.none() | IDS,
+    catch_up=st.sampled_from([None, "latest", "all", "none"]),
     callback=st.none() | CALLBACK,
     failure_callback=st.none() | CALLBACK,
 )

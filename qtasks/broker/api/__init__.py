@@ -15,6 +15,7 @@ from qtasks.broker.api import (
     keys,
     logs,
     messages,
+    openapi,
     queues,
     results,
     schedules,
@@ -79,6 +80,7 @@ ROUTES = (
     Route("DELETE", "/qtasks/v1/tokens/{name}", keys.revoke_token),
     Route("GET", "/livez", health.livez, is_open=True),
     Route("GET", "/readyz", health.readyz, is_open=True),
+    Route("GET", "/openapi.json", openapi.show, is_open=True),
 )
 
 __all__ = ["ROUTES", "Api"]

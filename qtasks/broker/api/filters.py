@@ -39,12 +39,12 @@ Values = Mapping[str, Sequence[str]]
 
 def read_filter(values: Values) -> MessageFilter:
     """Make the filter of values by lower-case name; raises `BadRequest`."""
-    wanted: dict[str, Any] = {}
+    found: dict[str, set[str]] = {}
     for name, field in FIELDS.items():
         for value in values.get(name.lower(), ()):
             # A URL may hold commas: a value counts both whole and in parts.
-            parts = {value, *(each.strip() for each in value.split(","))} - {""}
-            wanted[field] = wanted.get(field, frozenset()) | parts
+            found.setdefault(field, set()).update((value, *(each.strip() for each in value.split(","))))
+    wanted: dict[str, Any] = {field: frozenset(each - {""}) for field, each in found.items()}
     for name, field in DATES.items():
         given = values.get(name.lower())
         if given:
@@ -95,5 +95,5 @@ def _members(body: bytes, known: Sequence[str]) -> dict[str, list[str]]:
 
 def _scalar(key: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadRequest(f"{key[:64]} must be a string, a number, or a list of them")
+        raise BadRequest(f"{key[:64]} must be a string, a whole number, or a list of them")
     return str(value)

@@ -42,7 +42,7 @@ async def find_group(call: Call, destination: Destination) -> StoredGroup | None
     name = destination.group
     if name is None or name in API_NAMES:
         return None
-    return await asyncio.to_thread(call.broker.url_groups.one, name)
+    return await asyncio.to_thread(call.broker.url_groups.destination, name)
 
 
 async def read_asked(

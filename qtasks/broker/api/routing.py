@@ -134,6 +134,7 @@ class Route:
         self.extra = extra or path.startswith("/qtasks/")
         self._segments = path.strip("/").split("/")
         self._takes_rest = path.endswith("...}")
+        self._rest = self._segments[-1][1:-4]
 
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """Give the path's parameters, or None if it is another path."""
@@ -146,8 +147,10 @@ class Route:
                 params[pattern[1:-1]] = unquote(segment)
             elif pattern.lower() != segment.lower():
                 return None
-        if self._takes_rest:
-            params[self._segments[-1][1:-4]] = unquote("/".join(segments[len(wanted) :]))
+        if self._takes_rest and self._rest != "destination":  # that one is read from the raw path
+            if len(segments) == len(wanted):
+                return None
+            params[self._rest] = unquote("/".join(segments[len(wanted) :]))
         return params
 
 
@@ -201,9 +204,9 @@ class Api:
                     return route, params
                 allowed.append(route.method)
         if allowed:
-            raise MethodNotAllowed(
-                f"method {request.method} is not allowed here; allowed: {', '.join(allowed)}", tuple(allowed)
-            )
+            methods = tuple(dict.fromkeys(allowed))
+            text = f"method {request.method} is not allowed here; allowed: {', '.join(methods)}"
+            raise MethodNotAllowed(text, methods)
         raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
 
     async def _authenticate(self, call: Call, route: Route) -> tuple[Bearer, bool]:

@@ -189,7 +189,8 @@ def _is_json(body: bytes) -> bool:
 def error_document(reply: Reply) -> bytes:
     """Give the app's own error document, or make one for a delivery that brought none."""
     try:
-        if isinstance(orjson.loads(reply.body), dict):
+        members = orjson.loads(reply.body)
+        if isinstance(members, dict) and isinstance(members.get("error"), dict):
             return reply.body
     except orjson.JSONDecodeError:
         pass

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import load_queries
@@ -27,6 +28,12 @@ T = TypeVar("T")
 GROUP = 256  # works that share one commit at most, so that the first of them does not wait long
 BUSY_MS = 5000
 READERS = 2
+NEXT_TO_NOTHING = 64 * 1024  # bytes of free room
+UNUSABLE = {
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database; name another file",
+    sqlite3.SQLITE_READONLY: "cannot be written; check the rights of the file and of its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that its folder exists and can be written",
+}
 
 
 class SqliteSession:
@@ -91,6 +98,7 @@ class SqliteDatabase:
         self._changes = _Changes()
         with _translated(path, self._fail):
             self._writer = _open(path, durability, max_pages)
+        self._checkpoints = Checkpoints(self._writer, path)
         self._session = SqliteSession(self._writer, self._queries)
         self._readers: deque[sqlite3.Connection] = deque()
         self._reading = threading.Semaphore(READERS)
@@ -117,6 +125,7 @@ class SqliteDatabase:
         return result
 
     def look(self, work: Work[T]) -> T:
+        self._check_alive()
         with self._reading, _translated(self._path, self._fail):
             connection = self._readers.pop() if self._readers else _open_reader(self._path)
             try:
@@ -128,13 +137,22 @@ class SqliteDatabase:
                 self._readers.append(connection)
 
     async def write(self, work: Work[T]) -> T:
+        self._check_alive()  # before its threads are asked, which end with it
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
 
     async def read(self, work: Work[T]) -> T:
+        self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
     async def changed(self, wait_ms: int) -> None:
         await self._changes.wait(wait_ms)
+
+    def checkpoint_soon(self) -> None:
+        """Have what the log holds copied into the file after the next commit, as room is short.
+
+        The log can begin anew then, and takes up no more of the disk.
+        """
+        self._checkpoints.soon()
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -179,9 +197,8 @@ class SqliteDatabase:
     def _commit(self, group: list[_Ticket]) -> None:
         """Run a group in one transaction: all its effects are durable together, or none is."""
         try:
-            if self._failure is not None:
-                raise BrokerFailed(f"the store {self._path} cannot be used: {self._failure}")
-            with _translated(self._path, self._fail):
+            self._check_alive()
+            with _translated(self._path, self._fail, writing=True):
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
                     self._perform(group)
@@ -189,6 +206,7 @@ class SqliteDatabase:
                 finally:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
+                self._checkpoints.after_commit()
         except BaseException as error:
             for ticket in group:
                 ticket.error = ticket.error or error
@@ -202,7 +220,7 @@ class SqliteDatabase:
             try:
                 ticket.result = ticket.work(self._session)
             except Exception as error:
-                meaning = _meaning(error, self._path)
+                meaning = _meaning(error, self._path, writing=True)
                 if not self._writer.in_transaction or isinstance(meaning, BrokerFailed):
                     raise  # SQLite gave up the transaction (no room, I/O): nobody's work is kept
                 ticket.error = meaning or error
@@ -229,8 +247,12 @@ class SqliteDatabase:
             ticket.result = result
         return [each for each in group if each not in alike]
 
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise BrokerFailed(f"the store {self._path} cannot be used: {self._failure}")
+
     def _fail(self, reason: str) -> None:
-        self._failure = reason
+        self._failure = self._failure or reason  # the first one says most
 
 
 class _Changes:
@@ -296,9 +318,8 @@ def _set_up(connection: sqlite3.Connection, durability: str) -> None:
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA cache_size = -16384")
-    # Rarer checkpoints write a page once that many commits have changed.
-    connection.execute("PRAGMA wal_autocheckpoint = 8000")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` makes them, and sees their errors
+    connection.execute(f"PRAGMA journal_size_limit = {MOST_LOG_BYTES}")
 
 
 def _is_ours_or_empty(connection: sqlite3.Connection) -> bool:
@@ -311,16 +332,17 @@ def _is_ours_or_empty(connection: sqlite3.Connection) -> bool:
 def _open_reader(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")  # sorting needs no room on a disk
     return connection
 
 
 @contextmanager
-def _translated(path: str, fail: Callable[[str], None]) -> Iterator[None]:
+def _translated(path: str, fail: Callable[[str], None], *, writing: bool = False) -> Iterator[None]:
     """Turn the database's errors into ours; an I/O error ends the store's life (promise P04)."""
     try:
         yield
     except sqlite3.Error as error:
-        meaning = _meaning(error, path)
+        meaning = _meaning(error, path, writing=writing)
         if meaning is None:
             raise
         if isinstance(meaning, BrokerFailed):
@@ -328,26 +350,35 @@ def _translated(path: str, fail: Callable[[str], None]) -> Iterator[None]:
         raise meaning from error
 
 
-def _meaning(error: BaseException, path: str) -> StoreError | BrokerFailed | None:
-    """Say what an error of SQLite means for the caller; None for a mistake of our own."""
+def _meaning(error: BaseException, path: str, *, writing: bool) -> StoreError | BrokerFailed | None:
+    """Say what an error of SQLite means for the caller; None for a mistake of our own.
+
+    A file that cannot be opened is unusable. If `writing` to one that was open, its disk has failed.
+    """
     if not isinstance(error, sqlite3.Error):
         return None
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL or (extended == sqlite3.SQLITE_IOERR_SHMSIZE and _is_full(path)):
         return StoreFull(f"no room left for {path}; nothing was stored. Make room on its disk and repeat")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreBusy(
             f"another program has held the lock of {path} for {BUSY_MS // 1000} s; nothing was stored. "
             "Close it (a database browser, a backup) and repeat"
         )
-    if code == sqlite3.SQLITE_NOTADB:
-        return StoreUnusable(f"{path} is not a SQLite database; name another file")
-    if code == sqlite3.SQLITE_READONLY:
-        return StoreUnusable(f"{path} cannot be written; check the rights of the file and of its folder")
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreUnusable(f"{path} cannot be opened; check that its folder exists and can be written")
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT):
+    if code in UNUSABLE and not writing:
+        return StoreUnusable(f"{path} {UNUSABLE[code]}")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, *UNUSABLE):
         return BrokerFailed(
             f"the store {path} failed: {error}; the broker has stopped, nothing more is accepted"
         )
     return None
+
+
+def _is_full(path: str) -> bool:
+    """Say whether the disk has no room even for the index of the log, which is 32 KiB at a time.
+
+    SQLite tells of that as of any other I/O error.
+    """
+    disk = os.statvfs(os.path.dirname(path) or ".")
+    return bool(disk.f_bavail * disk.f_frsize < NEXT_TO_NOTHING)

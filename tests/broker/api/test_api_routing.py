@@ -69,8 +69,9 @@ EXAMPLES = {
     "DELETE /qtasks/v1/tokens/{name}": "/qtasks/v1/tokens/dashboard",
     "GET /livez": "/livez",
     "GET /readyz": "/readyz",
+    "GET /openapi.json": "/openapi.json",
 }
-OPEN = ("/livez", "/readyz")
+OPEN = ("/livez", "/readyz", "/openapi.json")
 CLOSED = [(key.split()[0], path) for key, path in EXAMPLES.items() if path not in OPEN]
 STRICT = [each for each in CLOSED if HOOK not in each[1]]
 
