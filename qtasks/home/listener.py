@@ -54,7 +54,7 @@ class Listener:
         guard = HeaderGuard(app, limits)
         self._admission = Admission(limits, guard)
         config = uvicorn.Config(
-            guard,
+            guard.serve,
             interface="asgi3",
             http=_protocol(self._admission, parser),
             # Each read is followed by a look of our own, so this is met by what no header is.

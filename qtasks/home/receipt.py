@@ -179,7 +179,7 @@ def connections_within(wanted: int, descriptors: int) -> int:
 
 
 class HeaderGuard:
-    """An ASGI app that lets `app` see only requests whose header is within the limits."""
+    """Stands before an ASGI app and lets it see only requests whose header is within the limits."""
 
     is_measuring = False
     """Whether header bytes are added up: of no use until so many have come at a stretch, and not cheap."""
@@ -190,8 +190,8 @@ class HeaderGuard:
         self._fields = limits.head_fields
         self._target_bytes = limits.target_bytes
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # Not `async`, as one coroutine more would be felt by every request.
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Be an ASGI app. It is neither `async` nor `__call__`, as each would be felt by every request."""
         if (
             len(scope["headers"]) <= self._fields
             and len(scope["raw_path"]) + len(scope["query_string"]) <= self._target_bytes

@@ -29,12 +29,11 @@ from qtasks.home.receipt import (
 
 log = logging.getLogger("qtasks.listener")
 
-LINGER_S = 1.0
-"""For how long a refused client may go on sending, so that it comes to read why."""
+LINGER_S = 1.0  # for which a refused client may go on sending, so that it comes to read why
+LINGERING = 64  # refused clients that may do so at once; the rest are closed outright
 
 # Names of their own, as looking them up in an enumeration is slow, and some are asked for by each request.
 SILENT, IDLE, HEAD, BODY, DEAF, LEAVING = Phase
-LINGERING = 64  # refused connections that may do so at once; the rest are closed outright
 
 
 class Cycle(Protocol):
@@ -106,6 +105,7 @@ class Receiving(asyncio.Protocol, ABC, Generic[C]):
     # In slots, as uvicorn's attributes are nearly as many as an object can have without being slower.
     __slots__ = (
         "_arriving",
+        "_head_bytes",
         "_is_admitted",
         "_is_detached",
         "_loop",
@@ -117,7 +117,6 @@ class Receiving(asyncio.Protocol, ABC, Generic[C]):
         "_received_to_body",
         "_seen",
         "_since",
-        "_small_bytes",
         "_timer",
         "_unsent",
         "_unsent_at",
@@ -164,7 +163,7 @@ class Receiving(asyncio.Protocol, ABC, Generic[C]):
 
     def _begin(self) -> None:
         self._parse = super().data_received  # looking it up for each request would be felt
-        self._small_bytes = self.admission.limits.head_bytes
+        self._head_bytes = self.admission.limits.head_bytes
         self._phase = SILENT
         self._now = self._since = self._loop.time()  # `_since` is of no meaning while `IDLE`
         self._received = 0  # in this phase; for a body, not with the read that ended its header
@@ -183,10 +182,11 @@ class Receiving(asyncio.Protocol, ABC, Generic[C]):
             self.admission.release()
         if not self._is_detached:
             super().connection_lost(exc)
+        del self._parse  # it refers to this object, which would then wait for the garbage collector
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came, then see whether it is too much."""
-        if self._phase is not IDLE or len(data) > self._small_bytes:
+        if self._phase is not IDLE or len(data) > self._head_bytes:
             self._take(data)
             return
         self._parse(data)
@@ -209,7 +209,7 @@ class Receiving(asyncio.Protocol, ABC, Generic[C]):
         elif self._paused_at is not None:
             self._note_reading()
         self._received += len(data)
-        if self._received > self._small_bytes:
+        if self._received > self._head_bytes:
             self.admission.guard.is_measuring = True
         self._parse(data)
         self._follow()
