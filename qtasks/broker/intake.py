@@ -71,7 +71,7 @@ class Intake:
             ordered=False,
             url=outgoing.destination if api is None else self._api(api).url,
             method=options.method,
-            headers=_headers(options),
+            headers=plain_headers(options),
             body=outgoing.body,
             created_at=now,
             start_at=_start_at(options, now),
@@ -110,7 +110,7 @@ class Intake:
             start_at=_start_at(options, now),
             app=self._app if is_internal else None,
             method=method or original.method,
-            headers=tuple((dict(original.headers) | dict(_headers(options))).items()),
+            headers=tuple((dict(original.headers) | dict(plain_headers(options))).items()),
             max_retries=original.max_retries if options.retries is None else options.retries,
             timeout_ms=min(options.timeout_ms or original.timeout_ms, self._config.max_timeout_ms),
             retry_delay=options.retry_delay or original.retry_delay,
@@ -254,7 +254,8 @@ def _start_at(options: Options, now: int) -> int | None:
     return now + options.delay_ms if options.delay_ms else None
 
 
-def _headers(options: Options) -> tuple[tuple[str, str], ...]:
+def plain_headers(options: Options) -> tuple[tuple[str, str], ...]:
+    """Give the headers that the destination is sent: the content type, and what is forwarded."""
     if options.content_type is None:
         return options.forward
     return (("Content-Type", options.content_type), *options.forward)
@@ -272,7 +273,7 @@ def _dedup_key(outgoing: Outgoing) -> str | None:
     if not options.content_dedup:
         return None
     digest = hashlib.sha256()
-    pairs = sorted((name.lower(), value) for name, value in _headers(options))
+    pairs = sorted((name.lower(), value) for name, value in plain_headers(options))
     destination = outgoing.group_name or outgoing.destination
     for part in (outgoing.queue or "", destination, *(f"{name}:{value}" for name, value in pairs)):
         encoded = part.encode()

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from qtasks.broker.catch_up import LATEST, NONE, fires_due
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.intake import Intake
+from qtasks.broker.intake import Intake, plain_headers
 from qtasks.broker.store import messages, schedules
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import NewMessage
 from qtasks.broker.store.schedules import Pairs, StoredSchedule
+from qtasks.broker.store.views import header_lists, shown_settings
 from qtasks.broker.url_groups import find_group
 from qtasks.clock import Clock
 from qtasks.errors import BadRequest, InvalidValue, NotFound, QuotaExceeded, RequestError
 from qtasks.ids import Ids
 from qtasks.protocol.cron import parse_cron
 from qtasks.protocol.destinations import API_NAMES
-from qtasks.protocol.headers import Options, parse_options, render_options
+from qtasks.protocol.headers import parse_options, render_options
 from qtasks.protocol.resources import ScheduleView
 from qtasks.protocol.shapes import Outgoing
 from qtasks.protocol.shown import redacted
@@ -175,7 +175,7 @@ class Schedules:
             destination=schedule.destination,
             created_at=schedule.created_at,
             method=options.method,
-            header=_header(options),
+            header=header_lists(plain_headers(options)),
             body=schedule.body,
             retries=self._config.default_retries if options.retries is None else options.retries,
             delay_s=_seconds(options.delay_ms),
@@ -189,8 +189,7 @@ class Schedules:
             next_schedule_time=None if schedule.is_paused else schedule.next_at,
             last_schedule_states=schedules.run_states(session, schedule.last_messages),
             error=schedule.error,
-            **_callbacks(options),
-            **_flow(options),
+            **shown_settings(options),
         )
         return redacted(view, options.redact)
 
@@ -204,28 +203,3 @@ def _found(session: Session, id_: str) -> StoredSchedule:
 
 def _seconds(ms: int | None) -> int | None:
     return None if ms is None else -(-ms // 1000)
-
-
-def _header(options: Options) -> dict[str, tuple[str, ...]]:
-    pairs: Sequence[tuple[str, str]] = options.forward
-    if options.content_type is not None:
-        pairs = (("Content-Type", options.content_type), *pairs)
-    return {name: (value,) for name, value in pairs}
-
-
-def _callbacks(options: Options) -> dict[str, Any]:
-    shown: dict[str, Any] = {}
-    if options.callback is not None:
-        shown |= {"callback": options.callback.url, "callback_header": options.callback.header}
-    if options.failure_callback is not None:
-        failure = options.failure_callback
-        shown |= {"failure_callback": failure.url, "failure_callback_header": failure.header}
-    return shown
-
-
-def _flow(options: Options) -> dict[str, Any]:
-    flow = options.flow
-    if flow is None:
-        return {}
-    limits = {"rate": flow.rate, "parallelism": flow.parallelism, "period_s": flow.period_s}
-    return {"flow_control_key": flow.key, **limits}

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
+from qtasks.broker.api.bodies import BODY_LIMIT, parse_json
 from qtasks.broker.api.routing import Call
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.errors import BadRequest
@@ -31,7 +30,6 @@ FIELDS = {
 DATES = {"fromDate": "since", "toDate": "until"}
 NAMES = (*FIELDS, *DATES)
 MAY_BE_EMPTY = ("messageids", "dlqids")  # a list of none is none, never all
-BODY_LIMIT = 1024 * 1024
 MOST_DIGITS = 15
 
 Values = Mapping[str, Sequence[str]]
@@ -72,10 +70,7 @@ async def bulk_values(call: Call, *known: str) -> dict[str, list[str]]:
 
 
 def _members(body: bytes, known: Sequence[str]) -> dict[str, list[str]]:
-    try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
+    members = parse_json(body)
     if not isinstance(members, dict):
         raise BadRequest("the body must be a JSON object of filters")
     names = {each.lower() for each in known}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import orjson
 from starlette.responses import Response
 
+from qtasks.broker.api.bodies import read_object
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.errors import BadRequest
 
-BODY_LIMIT = 64 * 1024
 KNOWN = ("queueName", "parallelism", "paused")
 
 
@@ -31,7 +30,7 @@ async def show(call: Call) -> Response:
 async def upsert(call: Call) -> Response:
     """Make or change a queue; a missing `paused` keeps what it is."""
     call.query()
-    name, parallelism, paused = _read(await call.body(BODY_LIMIT, "maxRequestSize"))
+    name, parallelism, paused = await _read(call)
     await asyncio.to_thread(call.broker.set_queue, name, parallelism, paused)
     return Response(status_code=200)
 
@@ -59,13 +58,8 @@ async def _set_paused(call: Call, paused: bool) -> Response:
     return Response(status_code=200)
 
 
-def _read(body: bytes) -> tuple[str, int, bool | None]:
-    try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(members, dict):
-        raise BadRequest('the body must be a JSON object such as {"queueName": "mail", "parallelism": 2}')
+async def _read(call: Call) -> tuple[str, int, bool | None]:
+    members = await read_object(call, '{"queueName": "mail", "parallelism": 2}')
     for key in members:
         if key not in KNOWN:
             raise BadRequest(f"unknown member {key[:64]!r}; known here: {', '.join(KNOWN)}")

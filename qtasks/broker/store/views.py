@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -12,6 +12,7 @@ from qtasks.broker.store.database import Session
 from qtasks.broker.store.extras import NO_EXTRAS, Extras, unpack_extras
 from qtasks.broker.store.messages import unpack_headers
 from qtasks.broker.store.records import Headers
+from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import Callback, canonical_name
 from qtasks.protocol.shapes import HeaderMap, MessageView
 from qtasks.protocol.shown import redacted
@@ -57,17 +58,35 @@ def message_view(row: Sequence[Any]) -> MessageView:
 def _shown_extras(extras: Extras) -> dict[str, Any]:
     if extras == NO_EXTRAS:
         return {}
-    shown: dict[str, Any] = {
+    names = {
         "topic_name": extras.group,
         "endpoint_name": extras.endpoint,
         "schedule_id": extras.schedule_id,
     }
-    for name in ("callback", "failure_callback"):
-        callback: Callback | None = getattr(extras, name)
-        if callback is not None:
-            shown |= {name: callback.url, f"{name}_header": callback.header}
-    if extras.flow is not None:
-        flow = extras.flow
+    return names | shown_settings(extras)
+
+
+class _Settings(Protocol):
+    """What a message and a schedule have in common beyond their delivery."""
+
+    @property
+    def callback(self) -> Callback | None: ...
+    @property
+    def failure_callback(self) -> Callback | None: ...
+    @property
+    def flow(self) -> FlowSpec | None: ...
+
+
+def shown_settings(settings: _Settings) -> dict[str, Any]:
+    """Give the attributes of a view that show callbacks and flow control."""
+    shown: dict[str, Any] = {}
+    if settings.callback is not None:
+        shown |= {"callback": settings.callback.url, "callback_header": settings.callback.header}
+    if settings.failure_callback is not None:
+        failure = settings.failure_callback
+        shown |= {"failure_callback": failure.url, "failure_callback_header": failure.header}
+    if settings.flow is not None:
+        flow = settings.flow
         shown |= {"flow_control_key": flow.key, "rate": flow.rate, "parallelism": flow.parallelism}
         shown["period_s"] = flow.period_s
     return shown

@@ -190,7 +190,7 @@ async def test_a_queue_that_cannot_be_is_refused(client: httpx.AsyncClient, body
 
 
 async def test_a_queue_of_endless_words_is_refused(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/v2/queues", content=b"x" * 70_000)
+    answer = await client.post("/v2/queues", content=b"x" * 1_100_000)
 
     assert (answer.status_code, answer.json()["error"].split(",")[0]) == (
         412,
