@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -445,3 +446,30 @@ async def test_if_a_callback_cannot_be_stored_its_end_is_not_recorded_either(rig
     assert rig.states(message_id) == "CREATED, ACTIVE"
     assert rig.broker.dead_letters(None, 10) == ([], None)
     assert rig.broker.queue("mail").lag == 2
+
+
+# --- the log of the process -----------------------------------------------------------------------
+
+
+async def test_no_log_line_holds_a_body_a_header_or_a_token(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "correct-horse-battery-staple"
+    rig.deliverer.will(Reply(500, (("X-Answer", secret),), secret.encode()), NEVER, Reply(200))
+    for retries in (1, 0):
+        publish(
+            rig,
+            secret.encode(),
+            retries=retries,
+            retry_delay="0",
+            forward=(("Authorization", secret),),
+            callback=Callback(TOLD, Options(forward=(("X-Key", secret),))),
+        )
+
+    await run_out(rig)
+    await run_out(rig)
+
+    said = [f"{each.getMessage()} {each.__dict__}" for each in caplog.records]
+    assert len(said) >= 4
+    assert secret not in "".join(said)
