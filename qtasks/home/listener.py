@@ -68,6 +68,10 @@ class Listener:
             backlog=2048,
         )
         config.load()
+        if listening.family != socket.AF_UNIX:
+            # asyncio sees to this only for sockets that name their protocol, uvloop for all. Without it
+            # an answer, which is written in two pieces, waits 40 ms for the client to confirm the first.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = listening
         self._server = uvicorn.Server(config)
         self._loop_task: asyncio.Task[None] | None = None
