@@ -27,7 +27,7 @@ class BrokerConfig:
     max_response_bytes: int = 10 * MIB
     uploads_bytes: int = 16 * MIB
     """What requests that are being received may hold together, beside their first 64 KiB each."""
-    in_flight_bytes: int = 16 * MIB
+    in_flight_bytes: int = 8 * MIB
     """What the large bodies of deliveries in flight may hold together; one more may begin below it."""
     default_retries: int = 3
     max_retries: int = 1000

@@ -31,6 +31,7 @@ from qtasks.errors import BadRequest
 from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
 
+Body = bytes | BytesIO
 USER_AGENT = "Upstash-QStash"
 # Shorter than the 5 s after which uvicorn closes an idle connection: a request that meets the close
 # would be a failed attempt for nothing.
@@ -152,21 +153,30 @@ class HttpDeliverer:
 
     async def _exchange(self, claim: Claim, scheme: str, url: str) -> Reply:
         session = await self._session(scheme)
+        # aiohttp copies what it is given whole, to send it together with the header; and it may hold on to
+        # what it has sent, so a large body is taken back at the end.
+        large = BytesIO(claim.body) if len(claim.body) > LARGE_BYTES else None
+        try:
+            return await self._ask(session, claim, url, large or claim.body)
+        finally:
+            if large is not None:
+                large.close()
+
+    async def _ask(self, session: aiohttp.ClientSession, claim: Claim, url: str, body: Body) -> Reply:
         async with session.request(
             claim.method,
             URL(url, encoded=True),
-            # aiohttp copies what it is given whole, to send it together with the header.
-            data=claim.body if len(claim.body) <= LARGE_BYTES else BytesIO(claim.body),
+            data=body,
             headers=self._headers(claim),
             allow_redirects=False,
             skip_auto_headers=("Content-Type", "Accept"),
         ) as response:
-            body, is_cut = await self._read(response)
+            answer, is_cut = await self._read(response)
             headers = tuple((str(name), value) for name, value in response.headers.items())
             ok = 200 <= response.status < 300
             error = None if ok else f"unexpected status {response.status}"
-            hold = self._budget.hold(len(body))
-            return Reply(response.status, headers, body, error, truncated=is_cut, hold=hold)
+            hold = self._budget.hold(len(answer))
+            return Reply(response.status, headers, answer, error, truncated=is_cut, hold=hold)
 
     async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
         """Read what there is room for, and say whether that was not all; the rest stays on the wire."""

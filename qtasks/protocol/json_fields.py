@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import orjson
+
 from qtasks.errors import DecodeError
 
 _T = TypeVar("_T")
+
+LARGE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +108,14 @@ def text_or_base64(name: str, text_key: str, base64_key: str) -> Field:
 
 
 def base64_bytes(name: str, key: str) -> Field:
-    """Bytes in standard base64; empty ones are left out."""
+    """Bytes in standard base64; empty ones are left out.
+
+    Large ones are written as they will stand in the text, which spares copies of them.
+    """
 
     def write(body: bytes) -> dict[str, object]:
+        if len(body) > LARGE_BYTES:
+            return {key: orjson.Fragment(b'"%s"' % base64.b64encode(body))}
         return {key: base64.b64encode(body).decode()} if body else {}
 
     return Field(name, write, lambda members: _decoded(members, key))

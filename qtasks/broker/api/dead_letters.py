@@ -8,11 +8,12 @@ from starlette.responses import Response
 
 from qtasks.broker.api.filters import NAMES, Values, bulk_values, read_filter
 from qtasks.broker.api.incoming import refuse_schedule_options
-from qtasks.broker.api.paging import page_size
+from qtasks.broker.api.paging import page_size, shown
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.broker.store.dead_letters import DeadLetterFilter
 from qtasks.errors import BadRequest
 from qtasks.protocol.headers import Options, parse_options
+from qtasks.protocol.shapes import DeadLetter
 
 MOST = 100
 KNOWN = ("cursor", "count", "dlqIds", "responseStatus", *NAMES)
@@ -24,7 +25,7 @@ async def index(call: Call) -> Response:
     page, following = await asyncio.to_thread(
         call.broker.dead_letters, _cursor(query), page_size(query, MOST), _filter(query)
     )
-    return _page("messages", [each.to_json() for each in page], following)
+    return _page("messages", shown(page, DeadLetter.to_json), following)
 
 
 async def show(call: Call) -> Response:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from starlette.responses import Response
 
 from qtasks.broker.api.filters import NAMES, read_filter
-from qtasks.broker.api.paging import page_size
+from qtasks.broker.api.paging import page_size, shown
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.broker.store.logs import LogFilter, parse_place
 from qtasks.errors import BadRequest, InvalidValue
@@ -39,7 +39,7 @@ async def _page(call: Call, key: str, most: int) -> Response:
         call.broker.log, _filter(query), place, page_size(query, most)
     )
     trim = _trim(query)
-    page: dict[str, object] = {key: [trim(each).to_json() for each in entries]}
+    page: dict[str, object] = {key: shown(entries, lambda entry: trim(entry).to_json())}
     if following is not None:
         page["cursor"] = following
     return json_response(page)

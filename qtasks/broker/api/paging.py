@@ -1,10 +1,13 @@
-"""How many rows a page of a listing holds."""
+"""How many rows a page of a listing holds, and how they are made JSON of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from qtasks.errors import BadRequest
+
+T = TypeVar("T")
 
 
 def page_size(query: Mapping[str, Sequence[str]], most: int) -> int:
@@ -13,3 +16,12 @@ def page_size(query: Mapping[str, Sequence[str]], most: int) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise BadRequest(f"count must be an integer of at least 1, not {text[:32]!r}")
     return min(int(text), most)
+
+
+def shown(rows: list[T], to_json: Callable[[T], dict[str, object]]) -> list[dict[str, object]]:
+    """Make the JSON of rows, letting go of each: large bodies need not be held in both forms at once."""
+    rows.reverse()
+    made: list[dict[str, object]] = []
+    while rows:
+        made.append(to_json(rows.pop()))
+    return made
