@@ -31,15 +31,15 @@ from qtasks.version import VERSION as __version__
 if TYPE_CHECKING:
     from qtasks.home.app import QTasks
     from qtasks.settings import Settings
-    from qtasks.tasks.calling import Queue
     from qtasks.tasks.default import task
+    from qtasks.tasks.queues import Queue
     from qtasks.tasks.results import AsyncResult
     from qtasks.tasks.task import Task
 
 _LAZY = {
     "AsyncResult": "qtasks.tasks.results",
     "QTasks": "qtasks.home.app",
-    "Queue": "qtasks.tasks.calling",
+    "Queue": "qtasks.tasks.queues",
     "Settings": "qtasks.settings",
     "Task": "qtasks.tasks.task",
     "task": "qtasks.tasks.default",

@@ -22,13 +22,15 @@ from qtasks.home.owner import OwnerSetup
 from qtasks.home.remote import RemoteHome, check_remote
 from qtasks.ids import Ids
 from qtasks.settings import HomeKind, Settings, database_path
-from qtasks.tasks.calling import Caller, Queue
+from qtasks.tasks.calling import Caller
 from qtasks.tasks.default import CALLERS, DEFAULT
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
+from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
+from qtasks.tasks.queues import Queue
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.results import AsyncResult
-from qtasks.tasks.task import DeclaredOptions, Decorator, Task, TaskOptions, make_task
+from qtasks.tasks.task import Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.webhook import RUN, Webhook, WebhookKeys
 
@@ -41,8 +43,9 @@ class QTasks:
 
     `broker` is a URL, by default that of `QTASKS_BROKER`, else `sqlite:///qtasks.db`. `name` tells
     apps apart that share one broker. `queues` declares queues that are not to be the usual
-    `Queue(parallelism=16)`. At most `concurrency` tasks run at once in this process, and at most
-    `threads` of them are plain functions. Nothing is opened before the first call or the lifespan.
+    `Queue(parallelism=16)`, and `defaults` the options of tasks that neither they nor their queue set.
+    At most `concurrency` tasks run at once in this process, and at most `threads` of them are plain
+    functions. Nothing is opened before the first call or the lifespan.
     Raises `ConfigurationError`.
     """
 
@@ -52,6 +55,7 @@ class QTasks:
         *,
         name: str = "app",
         queues: Mapping[str, Queue] | None = None,
+        defaults: DefaultOptions | None = None,
         concurrency: int = 64,
         threads: int = 16,
         settings: Settings | None = None,
@@ -62,6 +66,7 @@ class QTasks:
         self._settings = found if broker is None else _with_broker(found, broker)
         self._name = _check_name(name)
         self._queues = dict(queues or {})
+        self._layers = _layers(defaults or {}, self._queues)
         self._clock = clock or SystemClock()
         self._ids = ids or Ids()
         self._registry = Registry()
@@ -94,12 +99,12 @@ class QTasks:
         """
 
         def decorate(decorated: Callable[..., Any]) -> Task[..., Any, Any]:
-            return make_task(decorated, self._registry, self._get_caller, TaskOptions(), options)
+            return make_task(decorated, self._registry, self._get_caller, options, self._layers)
 
         return decorate if function is None else decorate(function)
 
     def find(self, name: str) -> Task[..., Any, Any] | None:
-        """Give the task of that name, one of the module-level `@task` included; None if there is none."""
+        """Give the task of that name or alias, also one of the module-level `@task`; else None."""
         return self._registry.find(name) or DEFAULT.find(name)
 
     def result(self, task_id: str) -> AsyncResult[Any]:
@@ -191,6 +196,7 @@ class QTasks:
             signer=self._get_signer,
             destination=self._destination(),
             queues=self._queues,
+            layers=self._layers,
             clock=self._clock,
             ids=self._ids,
         )
@@ -238,6 +244,7 @@ class QTasks:
                 signer=signer,
                 destination=self._destination(),
                 threads=self._threads,
+                layers=self._layers,
                 clock=self._clock,
                 redact=(*self._secrets(), *settings.signing_keys, settings.token or "", *self._stored_keys()),
             )
@@ -246,6 +253,12 @@ class QTasks:
 
 def _with_broker(settings: Settings, broker: str) -> Settings:
     return replace(settings, broker=broker)
+
+
+def _layers(defaults: Mapping[str, Any], queues: Mapping[str, Queue]) -> Layers:
+    of = "QTasks(defaults=...)"
+    app = read_options(defaults, of=of, known=DEFAULTS, error=ConfigurationError)
+    return Layers(app, {name: queue.read() for name, queue in queues.items()})
 
 
 def _check_name(name: str) -> str:

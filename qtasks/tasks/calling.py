@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,40 +20,18 @@ from qtasks.protocol.header_values import read_task_id
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
+from qtasks.tasks.options import Layers, Span
+from qtasks.tasks.queues import Queue
 from qtasks.tasks.results import AsyncResult, ResultSource
 from qtasks.tasks.senders import Sender
 
 if TYPE_CHECKING:
-    from qtasks.tasks.task import Span, Task, TaskOptions
+    from qtasks.tasks.task import Task
 
 T = TypeVar("T")
 
 JSON_TYPE = "application/json"
 DECLARED = QueueSpec(parallelism=16, ordered=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """How a queue is made: how many of its tasks run at once, and whether strictly in order.
-
-    An ordered queue starts its tasks in the order of their calls, and one that waits for its retry
-    holds up those behind it.
-    """
-
-    parallelism: int | None = None
-    """By default 16, or 1 if ordered."""
-    ordered: bool = False
-
-    def __post_init__(self) -> None:
-        if self.parallelism is not None and self.parallelism < 1:
-            raise ConfigurationError(
-                f"Queue(parallelism={self.parallelism}): at least 1 task must be able to run"
-            )
-
-    @property
-    def spec(self) -> QueueSpec:
-        """The declaration as it goes over the wire."""
-        return QueueSpec(self.parallelism or (1 if self.ordered else 16), self.ordered)
 
 
 class Caller:
@@ -68,6 +45,7 @@ class Caller:
         signer: Callable[[], EnvelopeSigner],
         destination: str,
         queues: Mapping[str, Queue],
+        layers: Layers,
         clock: Clock,
         ids: Ids,
     ) -> None:
@@ -76,13 +54,13 @@ class Caller:
         self._signer = signer
         self._destination = destination
         self._queues = {name: queue.spec for name, queue in queues.items()}
+        self._layers = layers
         self._clock = clock
         self._ids = ids
 
     def send(
         self,
         task: Task[..., T, Any],
-        options: TaskOptions,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         *,
@@ -94,14 +72,14 @@ class Caller:
         start_at = _start_at(countdown, eta, self._clock.now())
         if task_id is not None:
             _check_task_id(task_id)
-        message = self._message(task, options, args, kwargs, start_at, task_id)
+        message = self._message(task, args, kwargs, start_at, task_id)
         return self._deliver(task, message)
 
     async def asend(
-        self, task: Task[..., T, Any], options: TaskOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, task: Task[..., T, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> AsyncResult[T]:
         """Do what `send` does without blocking the event loop."""
-        message = self._message(task, options, args, kwargs, None, None)
+        message = self._message(task, args, kwargs, None, None)
         try:
             await self._sender.asend([message])
         except BrokerUnreachable as error:
@@ -134,13 +112,13 @@ class Caller:
     def _message(
         self,
         task: Task[..., Any, Any],
-        options: TaskOptions,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         start_at: int | None,
         task_id: str | None,
     ) -> Outgoing:
         now = self._clock.now()
+        options = task.options_in(self._layers)
         id_ = task_id or self._ids.task_id(now)
         encoded_args, encoded_kwargs = task.signature.encode(args, kwargs)
         envelope = Envelope(
@@ -165,6 +143,7 @@ class Caller:
                 dedup_id=id_,
                 task_id=id_,
                 start_at=start_at,
+                labels=options.labels,
                 result_ttl_ms=options.result_ttl_ms,
                 queue=self._queues.get(options.queue, DECLARED),
             ),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from qtasks.tasks.calling import Callers
+from qtasks.tasks.options import DeclaredOptions
 from qtasks.tasks.registry import Registry
-from qtasks.tasks.task import DeclaredOptions, Decorator, Task, TaskOptions, make_task
+from qtasks.tasks.task import Decorator, Task, make_task
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,6 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """
 
     def decorate(decorated: Callable[..., Any]) -> Task[..., Any, Any]:
-        return make_task(decorated, DEFAULT, CALLERS.only, TaskOptions(), options)
+        return make_task(decorated, DEFAULT, CALLERS.only, options)
 
     return decorate if function is None else decorate(function)

@@ -18,6 +18,7 @@ import orjson
 from qtasks.clock import Clock
 from qtasks.errors import DecodeError, EncodeError, Reject, Retry, SignatureError
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
+from qtasks.tasks.options import NO_LAYERS, Layers
 from qtasks.tasks.task import Task
 from qtasks.tasks.threads import Job, ThreadPool
 
@@ -50,7 +51,8 @@ class Answer:
 class Executor:
     """Executes deliveries on the loop it is called on; plain functions on its own threads.
 
-    `destination` is the app's own address. `redact` are secrets that must not leave in an error.
+    `destination` is the app's own address, `layers` what it says of its tasks. `redact` are secrets
+    that must not leave in an error.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Executor:
         destination: str,
         threads: ThreadPool,
         clock: Clock,
+        layers: Layers = NO_LAYERS,
         redact: Sequence[str] = (),
     ) -> None:
         self._find = find
@@ -68,6 +71,7 @@ class Executor:
         self._destination = destination
         self._threads = threads
         self._clock = clock
+        self._layers = layers
         self._redact = [each for each in redact if each]
         self._running: set[str] = set()
         self.is_draining = False
@@ -161,6 +165,8 @@ class Executor:
             return Answer(503, document, headers)
         if isinstance(error, Reject):
             return Answer(489, document, (NON_RETRYABLE,))
+        if not task.options_in(self._layers).is_retried(error):
+            return Answer(489, document, (NON_RETRYABLE,))
         return Answer(504 if isinstance(error, _OutOfTime) else 500, document)
 
     def _document(self, error: BaseException) -> bytes:
@@ -199,7 +205,7 @@ class _Timer:
         self._handle.cancel()
 
 
-class _OutOfTime(Exception):
+class _OutOfTime(TimeoutError):
     """The task was given up after its `timeout`."""
 
     def __init__(self, timeout_ms: int | None) -> None:

@@ -1,6 +1,6 @@
 """`Task`: a registered function, and the ways to call it later.
 
-What a task may be told stands in `TaskOptions`; how a call is packed and sent, in `calling.py`.
+What a task may be told stands in `options.py`; how a call is packed and sent, in `calling.py`.
 """
 
 from __future__ import annotations
@@ -8,16 +8,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from qtasks.errors import BadRequest, InvalidValue, TaskDefinitionError
-from qtasks.protocol.destinations import check_queue_name
-from qtasks.protocol.durations import span_ms
-from qtasks.protocol.expression import parse_expression
+from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
+from qtasks.tasks.options import (
+    DECLARED,
+    NO_LAYERS,
+    CallOptions,
+    Changes,
+    Layers,
+    Span,
+    TaskOptions,
+    read_options,
+)
 from qtasks.tasks.registry import Registry, default_name
 
 if TYPE_CHECKING:
@@ -27,81 +33,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")  # what the task comes to
 R = TypeVar("R")  # what a plain call gives: T, or a coroutine of T
-
-Span = float | timedelta | str
-DEFAULT_QUEUE = "default"
-MAX_RETRIES = 1000
-
-
-class CallOptions(TypedDict, total=False):
-    """What may differ from call to call. Spans are seconds, a timedelta or a text such as "1h30m"."""
-
-    queue: str
-    retries: int
-    retry_delay: Span
-    timeout: Span
-    result_ttl: Span
-
-
-class DeclaredOptions(CallOptions, total=False):
-    """What a decorator takes: the options of calls, and the task's name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """How a task is enqueued and retried, in the units of the wire."""
-
-    queue: str = DEFAULT_QUEUE
-    retries: int = 3
-    retry_delay: str | None = None
-    """An expression in `retried`, in milliseconds; None for the broker's ladder."""
-    timeout_ms: int = 300_000
-    result_ttl_ms: int = 86_400_000
-
-    def merged(self, changes: Mapping[str, Any], *, of: str) -> TaskOptions:
-        """Apply options as people write them; raises `TaskDefinitionError` for what cannot be."""
-        return replace(self, **dict(_converted(name, value, of) for name, value in changes.items()))
-
-
-def _converted(name: str, value: Any, of: str) -> tuple[str, Any]:
-    try:
-        if name == "queue" and isinstance(value, str):
-            check_queue_name(value)
-            return "queue", value
-        if name == "retries" and type(value) is int and 0 <= value <= MAX_RETRIES:
-            return "retries", value
-        if name == "retry_delay":
-            return "retry_delay", _retry_delay(value)
-        if name == "timeout" and (ms := span_ms(value)) > 0:
-            return "timeout_ms", ms
-        if name == "result_ttl":
-            return "result_ttl_ms", span_ms(value)
-    except (BadRequest, InvalidValue, TypeError, ValueError) as error:
-        raise TaskDefinitionError(f"{of}: {name}={value!r}: {error}") from error
-    if name in CallOptions.__annotations__:
-        raise TaskDefinitionError(f"{of}: {name}={value!r} is not possible; {HINTS[name]}")
-    near = get_close_matches(name, [*DeclaredOptions.__annotations__], 1)
-    known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(DeclaredOptions.__annotations__)}"
-    raise TaskDefinitionError(f"{of}: unknown option {name!r}; {known}")
-
-
-HINTS = {
-    "queue": "a queue is named by a text",
-    "retries": f"it is an integer from 0 to {MAX_RETRIES}",
-    "timeout": "it is a span longer than 0",
-}
-
-
-def _retry_delay(value: Any) -> str:
-    """A number or span is the same wait each time; a text that is no span is an expression in ms."""
-    if isinstance(value, str):
-        try:
-            return str(span_ms(value))
-        except InvalidValue:
-            return parse_expression(value).text
-    return str(span_ms(value))
 
 
 class FindCaller(Protocol):
@@ -125,17 +56,33 @@ class Task(Generic[P, T, R]):
         function: Callable[P, R],
         *,
         name: str,
-        options: TaskOptions,
+        aliases: tuple[str, ...] = (),
+        declared: Changes,
+        layers: Layers,
         signature: Signature,
         find_caller: FindCaller,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = name
-        self.options = options
+        self.aliases = aliases
         self.signature = signature
         self.is_coroutine = inspect.iscoroutinefunction(function)
+        self._declared = declared
+        self._resolved = (layers, layers.options(declared))
         self._find_caller = find_caller
+
+    @property
+    def options(self) -> TaskOptions:
+        """What holds for the task's calls; of a module-level task, as its app was last seen to have it."""
+        return self._resolved[1]
+
+    def options_in(self, layers: Layers) -> TaskOptions:
+        """Give what holds in an app: a module-level task learns at its first call whose it is."""
+        resolved = self._resolved
+        if resolved[0] is not layers:
+            resolved = self._resolved = (layers, layers.options(self._declared))
+        return resolved[1]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now, as if it were no task."""
@@ -150,18 +97,23 @@ class Task(Generic[P, T, R]):
         Durable when this returns. Raises `ArgumentsError` or `EncodeError` before anything is sent,
         `RequestError` if the broker refuses, `BrokerError` if it cannot answer.
         """
-        return self._find_caller().send(self, self.options, args, kwargs)
+        return self._find_caller().send(self, args, kwargs)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
         """Do what `delay` does without blocking the event loop."""
-        return await self._find_caller().asend(self, self.options, args, kwargs)
+        return await self._find_caller().asend(self, args, kwargs)
 
     def with_options(self, **options: Unpack[CallOptions]) -> Task[P, T, R]:
         """Give this task with other options: `t.with_options(retries=0).delay(...)`."""
+        return self._changed(options, f"{self.name}.with_options")
+
+    def _changed(self, options: Mapping[str, Any], of: str) -> Task[P, T, R]:
         return Task(
             self.function,
             name=self.name,
-            options=self.options.merged(options, of=f"{self.name}.with_options"),
+            aliases=self.aliases,
+            declared={**self._declared, **read_options(options, of=of)},
+            layers=self._resolved[0],
             signature=self.signature,
             find_caller=self._find_caller,
         )
@@ -180,9 +132,9 @@ class Task(Generic[P, T, R]):
 
         A `task_id` given twice within ten minutes enqueues once. Raises what `delay` raises.
         """
-        merged = self.options.merged(options, of=f"{self.name}.apply_async") if options else self.options
+        told = self._changed(options, f"{self.name}.apply_async") if options else self
         return self._find_caller().send(
-            self, merged, tuple(args), kwargs or {}, countdown=countdown, eta=eta, task_id=task_id
+            told, tuple(args), kwargs or {}, countdown=countdown, eta=eta, task_id=task_id
         )
 
 
@@ -201,17 +153,20 @@ def make_task(
     function: Callable[..., Any],
     registry: Registry,
     find_caller: FindCaller,
-    defaults: TaskOptions,
     options: Mapping[str, Any],
+    layers: Layers = NO_LAYERS,
 ) -> Task[..., Any, Any]:
     """Turn a function into a registered task; raises `TaskDefinitionError` if that cannot be."""
     _check_function(function)
-    changes = dict(options)
-    name = changes.pop("name", None) or default_name(function)
+    written = dict(options)
+    name = written.pop("name", None) or default_name(function)
+    aliases = _aliases(name, written.pop("aliases", ()))
     task: Task[..., Any, Any] = Task(
         function,
         name=name,
-        options=defaults.merged(changes, of=f"task {name}"),
+        aliases=aliases,
+        declared=read_options(written, of=f"task {name}", known=DECLARED),
+        layers=layers,
         signature=compile_signature(function, name=name),
         find_caller=find_caller,
     )
@@ -219,13 +174,39 @@ def make_task(
     return task
 
 
+def _aliases(name: str, written: Any) -> tuple[str, ...]:
+    is_list = isinstance(written, (list, tuple, set, frozenset))
+    if not is_list or not all(isinstance(each, str) and each for each in written):
+        raise TaskDefinitionError(
+            f"task {name}: aliases={written!r} is not possible; it is a list of the task's old names"
+        )
+    return tuple(written)
+
+
 def _check_function(function: Any) -> None:
     what = getattr(function, "__qualname__", repr(function))
     if isinstance(function, (staticmethod, classmethod)) or inspect.ismethod(function):
         raise TaskDefinitionError(f"{what} is a method; a task must be a function of a module")
+    if isinstance(function, Task):
+        raise TaskDefinitionError(f"{function.name} is a task already; decorate a function once")
+    if isinstance(function, partial):
+        raise TaskDefinitionError(f"{function!r} is a partial: it has no name; use def, and call it there")
+    if inspect.isclass(function):
+        raise TaskDefinitionError(f"{what} is not a function but a class; decorate a function with @task")
     if not inspect.isfunction(function):
         raise TaskDefinitionError(f"{what} is not a function; decorate a function with @task")
     if function.__name__ == "<lambda>":
         raise TaskDefinitionError("a lambda cannot be a task: its messages could not name it; use def")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TaskDefinitionError(f"{what} is a generator; a task must return its result")
+    if _takes_self(function):
+        raise TaskDefinitionError(
+            f"{what} is a method: its object cannot travel; use a function of a module, or a staticmethod"
+        )
+
+
+def _takes_self(function: Any) -> bool:
+    """Whether a function stands in the body of a class and waits for its object, or for the class."""
+    outer = function.__qualname__.rpartition(".")[0]
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return bool(outer) and not outer.endswith("<locals>") and names[:1] in (("self",), ("cls",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ async def test_other_options_hold_for_the_calls_made_with_them_alone(app: QTasks
         ({"timeout": "soon"}, "timeout='soon'"),
         ({"retry_delay": "2 **"}, r"retry_delay='2 \*\*'"),
         ({"result_ttl": -1}, "result_ttl=-1"),
+        ({"labl": "a"}, r"unknown option 'labl'; did you mean 'label'\?"),
+        ({"label": "a,b"}, "label='a,b' is not possible; it is a text without commas"),
+        ({"label": ["a", 5]}, r"label=\['a', 5\] is not possible; it is a text"),
+        ({"label": 5}, "label=5 is not possible; it is a text"),
+        ({"label": "x" * 257}, "label='x*': .* is longer than 256 bytes"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_where_it_is_written(
@@ -77,6 +83,101 @@ def test_an_option_that_cannot_be_is_refused_where_it_is_written(
         ours.with_options(**options)  # type: ignore[arg-type]  # refused
 
     assert tasks.find("theirs") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"retry_on": "ValueError"}, "retry_on='ValueError' is not possible; it is an exception type"),
+        ({"retry_on": [ValueError, int]}, "retry_on=.* is not possible; it is an exception type, or a tuple"),
+        (
+            {"no_retry_on": ValueError()},
+            r"no_retry_on=ValueError\(\) is not possible; it is an exception type",
+        ),
+        ({"no_retry_for": ValueError}, r"unknown option 'no_retry_for'; did you mean 'no_retry_on'\?"),
+        ({"aliases": "old"}, "aliases='old' is not possible; it is a list of the task's old names"),
+        ({"aliases": [""]}, r"aliases=\[''\] is not possible"),
+        ({"aliases": ["old", "old"]}, "alias 'old' is given twice"),
+        ({"aliases": ["theirs"]}, "alias 'theirs' is given twice"),
+    ],
+)
+def test_an_option_of_decorators_that_cannot_be_is_refused_there(
+    store: Path, options: dict[str, object], text: str
+) -> None:
+    tasks = embedded(store)
+
+    with pytest.raises(TaskDefinitionError, match=f"task theirs: {text}"):
+        tasks.task(name="theirs", **options)(plain)  # type: ignore[call-overload]  # refused
+
+    assert tasks.find("theirs") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("name", "of the decorator alone"),
+        ("aliases", "of the decorator alone"),
+        ("retry_on", "of the decorator, of a queue or of the app"),
+    ],
+)
+def test_an_option_of_decorators_is_refused_at_a_call_and_its_place_is_named(
+    store: Path, name: str, whose: str
+) -> None:
+    task = embedded(store).task(plain)
+
+    with pytest.raises(TaskDefinitionError, match=f"with_options: '{name}' is an option {whose}"):
+        task.with_options(**{name: ValueError})  # type: ignore[arg-type]  # refused
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "text"),
+    [
+        ("mail", [], "two tasks are named 'mail': .* and .*; give one of them another name"),
+        ("post", [], "two tasks claim the name 'post': .* and .*; take it off one's aliases"),
+        ("new", ["mail"], "two tasks claim the name 'mail'"),
+        ("new", ["newer", "post"], "two tasks claim the name 'post'"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused_whether_it_is_old_or_new(
+    store: Path, name: str, aliases: list[str], text: str
+) -> None:
+    tasks = embedded(store)
+    first = tasks.task(name="mail", aliases=["post"])(plain)
+
+    with pytest.raises(TaskDefinitionError, match=text):
+        tasks.task(name=name, aliases=aliases)(other)
+
+    assert {each: tasks.find(each) for each in ("mail", "post", "new", "newer")} == {
+        "mail": first,
+        "post": first,
+        "new": None,
+        "newer": None,
+    }
+
+
+def test_a_task_that_is_decorated_twice_is_refused(store: Path) -> None:
+    tasks = embedded(store)
+    task = tasks.task(name="mail")(plain)
+
+    with pytest.raises(TaskDefinitionError, match="mail is a task already; decorate a function once"):
+        tasks.task(task)
+
+
+def test_a_function_in_a_class_is_a_task_if_it_takes_no_object(store: Path) -> None:
+    tasks = embedded(store)
+
+    class Bakery:
+        @staticmethod
+        @tasks.task
+        def bake(loaves: int) -> int:
+            return loaves
+
+    assert Bakery.bake(3) == 3
+    assert tasks.find(Bakery.bake.name) is Bakery.bake
+
+
+def other() -> None:
+    """Another function of a module."""
 
 
 def plain() -> None:
@@ -107,7 +208,13 @@ async def agenerate() -> AsyncIterator[int]:
         (Shop().sell, r"Shop\.sell is a method; a task must be a function of a module"),
         (staticmethod(plain), "is a method; a task must be a function of a module"),
         (Shop.__dict__["open"], "is a method; a task must be a function of a module"),
-        (Shop, "Shop is not a function; decorate a function with @task"),
+        (Shop, "Shop is not a function but a class; decorate a function with @task"),
+        (Shop(), "Shop object at .* is not a function; decorate a function with @task"),
+        (
+            partial(print, 1),
+            r"functools\.partial\(.* is a partial: it has no name; use def, and call it there",
+        ),
+        (Shop.sell, r"Shop\.sell is a method: its object cannot travel; use a function of a module"),
         (print, "print is not a function; decorate a function with @task"),
     ],
 )

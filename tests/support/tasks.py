@@ -15,8 +15,9 @@ from qtasks.protocol.signature import sign
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, pack
 from qtasks.tasks.execution import Answer, Delivery, Executor
+from qtasks.tasks.options import NO_LAYERS, Layers
 from qtasks.tasks.registry import Registry
-from qtasks.tasks.task import TaskOptions, make_task
+from qtasks.tasks.task import make_task
 from qtasks.tasks.threads import ThreadPool
 
 URL = "https://app.example/qtasks/run"
@@ -40,7 +41,9 @@ class Workshop:
         threads: int = 4,
         clock: Clock | None = None,
         redact: Sequence[str] = (),
+        layers: Layers = NO_LAYERS,
     ) -> None:
+        self.layers = layers
         self.clock = clock or ManualClock(NOW)
         self.ran: list[object] = []
         self.signer = EnvelopeSigner(secrets)
@@ -51,13 +54,15 @@ class Workshop:
             destination=URL,
             threads=ThreadPool(threads, self.clock),
             clock=self.clock,
+            layers=layers,
             redact=redact,
         )
         self._ids = Ids.seeded(1)
 
-    def task(self, function: Callable[..., Any], name: str | None = None) -> None:
+    def task(self, function: Callable[..., Any], name: str | None = None, **options: Any) -> None:
         """Make a task of a function, called as the function is."""
-        make_task(function, self.registry, _nobody_calls, TaskOptions(), {"name": name or function.__name__})
+        named = {"name": name or function.__name__, **options}
+        make_task(function, self.registry, _nobody_calls, named, self.layers)
 
     def envelope(self, task: str = "note", *args: Any, **changes: Any) -> Envelope:
         """Make the envelope of a call, as `delay` would."""

@@ -14,6 +14,7 @@ import pytest
 from qtasks.clock import ManualClock
 from qtasks.errors import Reject, Retry
 from qtasks.tasks.execution import Answer
+from qtasks.tasks.options import Layers
 from tests.support.tasks import Workshop, error_of
 
 SOON_S = 10
@@ -306,6 +307,68 @@ async def test_a_task_can_ask_never_to_be_run_again(shop: Workshop, kind: int) -
 
     assert (answer.status, answer.headers) == (489, (("Upstash-NonRetryable-Error", "true"),))
     assert (error_of(answer)["type"], error_of(answer)["message"]) == ("Reject", "card is stolen")
+
+
+class Lost(ConnectionError):
+    """A connection that will not come back."""
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("options", "error", "status"),
+    [
+        ({}, ValueError("x"), 500),
+        ({"retry_on": ConnectionError}, ConnectionError("x"), 500),
+        ({"retry_on": ConnectionError}, Lost("x"), 500),
+        ({"retry_on": [ConnectionError, ValueError]}, ValueError("x"), 500),
+        ({"retry_on": ConnectionError}, ValueError("x"), 489),
+        ({"retry_on": ()}, ValueError("x"), 489),
+        ({"no_retry_on": ValueError}, ValueError("x"), 489),
+        ({"no_retry_on": ValueError}, KeyError("x"), 500),
+        ({"retry_on": ConnectionError, "no_retry_on": Lost}, ConnectionError("x"), 500),
+        ({"retry_on": ConnectionError, "no_retry_on": Lost}, Lost("x"), 489),
+        ({"retry_on": Lost, "no_retry_on": ConnectionError}, Lost("x"), 489),
+        ({"retry_on": ValueError}, Retry("again"), 503),
+        ({"retry_on": Exception}, Reject("never"), 489),
+    ],
+)
+async def test_exception_types_decide_whether_a_task_is_worth_another_attempt(
+    shop: Workshop, kind: int, options: dict[str, Any], error: Exception, status: int
+) -> None:
+    function = both(throwing(error))[kind]
+    shop.task(function, **options)
+
+    answer = await shop.run(function.__name__)
+
+    expected = (("Upstash-NonRetryable-Error", "true"),) if status == 489 else ()
+    assert (answer.status, answer.headers) == (status, expected)
+    assert error_of(answer)["type"] == type(error).__name__
+
+
+async def test_a_task_that_is_out_of_time_counts_as_a_timeout_error(shop: Workshop) -> None:
+    async def wait() -> None:
+        await asyncio.sleep(SOON_S)
+
+    shop.task(wait, no_retry_on=TimeoutError)
+    shop.task(wait, "patient", retry_on=TimeoutError)
+
+    answers = [await shop.run(name, timeout_ms=SHORT_MS) for name in ("wait", "patient")]
+
+    assert [(each.status, error_of(each)["type"]) for each in answers] == [
+        (489, "TimeoutError"),
+        (504, "TimeoutError"),
+    ]
+
+
+async def test_what_the_app_says_of_exceptions_holds_for_tasks_that_say_nothing() -> None:
+    shop = Workshop(layers=Layers(app={"no_retry_on": (ValueError,)}))
+    function = both(throwing(ValueError("x")))[0]
+    shop.task(function)
+    shop.task(function, "stubborn", no_retry_on=())
+
+    answers = [await shop.run(name) for name in (function.__name__, "stubborn")]
+
+    assert [each.status for each in answers] == [489, 500]
 
 
 # --- calls that cannot be -------------------------------------------------------------------------

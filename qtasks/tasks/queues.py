@@ -1,0 +1,49 @@
+"""`Queue`: how an app declares a queue, and what it says of the tasks in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qtasks.errors import ConfigurationError
+from qtasks.protocol.headers import QueueSpec
+from qtasks.tasks.options import DEFAULTS, Changes, Raised, Span, read_options
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """How a queue is made: how many of its tasks run at once, and whether strictly in order.
+
+    An ordered queue starts its tasks in the order of their calls, and one that waits for its retry
+    holds up those behind it. The other members are options of the tasks in this queue, where neither
+    the task nor its call says otherwise.
+    """
+
+    parallelism: int | None = None
+    """By default 16, or 1 if ordered."""
+    ordered: bool = False
+    retries: int | None = None
+    retry_delay: Span | None = None
+    timeout: Span | None = None
+    result_ttl: Span | None = None
+    label: str | Sequence[str] | None = None
+    retry_on: Raised | None = None
+    no_retry_on: Raised | None = None
+
+    def __post_init__(self) -> None:
+        if self.parallelism is not None and self.parallelism < 1:
+            raise ConfigurationError(
+                f"Queue(parallelism={self.parallelism}): at least 1 task must be able to run"
+            )
+        self.read()
+
+    @property
+    def spec(self) -> QueueSpec:
+        """The declaration as it goes over the wire."""
+        return QueueSpec(self.parallelism or (1 if self.ordered else 16), self.ordered)
+
+    def read(self) -> Changes:
+        """Give the options of this queue's tasks, converted; raises `ConfigurationError`."""
+        written = {name: getattr(self, name) for name in DEFAULTS if name != "queue"}
+        given = {name: value for name, value in written.items() if value is not None}
+        return read_options(given, of="Queue()", known=DEFAULTS, error=ConfigurationError)
