@@ -22,10 +22,11 @@ from qtasks.home.owner import OwnerSetup
 from qtasks.home.remote import RemoteHome, check_remote
 from qtasks.ids import Ids
 from qtasks.settings import HomeKind, Settings, database_path
-from qtasks.tasks.calling import Caller
+from qtasks.tasks.calling import Caller, Elsewhere
 from qtasks.tasks.default import CALLERS, DEFAULT
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
+from qtasks.tasks.many import Collection
 from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.registry import Registry
@@ -106,6 +107,26 @@ class QTasks:
     def find(self, name: str) -> Task[..., Any, Any] | None:
         """Give the task of that name or alias, also one of the module-level `@task`; else None."""
         return self._registry.find(name) or DEFAULT.find(name)
+
+    def send(self, name: str, /, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """Have a task called later that is defined in another process of this app.
+
+        Arguments are plain JSON values, else `EncodeError`; whether they fit shows where the task runs.
+        It goes where `defaults` say or, if the task is defined here as well, where its options say.
+        """
+        return self._caller.send(Elsewhere(name, self.find(name)), args, kwargs)
+
+    async def asend(self, name: str, /, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """Do what `send` does without blocking the event loop."""
+        return await self._caller.asend(Elsewhere(name, self.find(name)), args, kwargs)
+
+    def collect(self) -> Collection:
+        """Gather the calls of a block and send them together at its end: `with tasks.collect(): ...`.
+
+        In the block, `delay` and its kin give handles at once, and nothing is sent if it raises. A
+        block inside another one hands its calls on to that. `async with` does not block the event loop.
+        """
+        return self._caller.collection()
 
     def result(self, task_id: str) -> AsyncResult[Any]:
         """Give the handle for a task id that was kept; its value comes as plain JSON."""

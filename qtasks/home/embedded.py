@@ -28,6 +28,7 @@ from qtasks.home.ownership import Ownership, owner_socket
 from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
+from qtasks.tasks.senders import batches
 
 log = logging.getLogger("qtasks.home")
 
@@ -66,7 +67,7 @@ class EmbeddedHome:
         """Enqueue; durable when this returns."""
         return self._ask(
             lambda broker: broker.accept(messages),
-            lambda client: [client.send(calls.enqueue(each)) for each in messages],
+            lambda client: _forward(client, messages),
         )
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
@@ -225,6 +226,17 @@ class EmbeddedHome:
         self._client = None
         self._client_lock = threading.Lock()
         self._is_started = False
+
+
+def _forward(client: Client, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    """Send to the owner, as many in one request as its body may hold."""
+    if len(messages) == 1:
+        return [client.send(calls.enqueue(messages[0]))]
+    answers: list[Enqueued] = []
+    for batch in batches(messages):
+        sent = client.send(calls.batch(batch))
+        answers += sent
+    return answers
 
 
 def _say(line: str) -> None:

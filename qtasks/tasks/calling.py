@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
 from qtasks.clock import Clock
 from qtasks.errors import (
@@ -18,20 +20,50 @@ from qtasks.ids import Ids
 from qtasks.protocol.durations import span_ms
 from qtasks.protocol.header_values import read_task_id
 from qtasks.protocol.headers import Options, QueueSpec
-from qtasks.protocol.shapes import Outgoing
+from qtasks.protocol.shapes import Enqueued, Outgoing
+from qtasks.tasks.codec import Signature, compile_signature
 from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
-from qtasks.tasks.options import Layers, Span
+from qtasks.tasks.many import Batches, Collection, TaskCall, collect
+from qtasks.tasks.options import Layers, Span, TaskOptions
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.results import AsyncResult, ResultSource
 from qtasks.tasks.senders import Sender
 
-if TYPE_CHECKING:
-    from qtasks.tasks.task import Task
-
-T = TypeVar("T")
-
 JSON_TYPE = "application/json"
 DECLARED = QueueSpec(parallelism=16, ordered=False)
+
+
+class Target(Protocol):
+    """What is called: a task of ours, or one that is only known by name."""
+
+    name: str
+    signature: Signature
+
+    def options_in(self, layers: Layers) -> TaskOptions:
+        """Give what holds in an app."""
+        ...
+
+
+class Elsewhere:
+    """A task that is defined elsewhere: any call fits, and its values are plain JSON."""
+
+    def __init__(self, name: object, known: Target | None) -> None:
+        if not isinstance(name, str) or not name.isprintable() or not name:
+            raise ArgumentsError(f"send({name!r}): a task is named by a text, such as 'shop.mail.welcome'")
+        self.name = name
+        self.signature = replace(_ANYTHING, name=name)
+        self._known = known
+
+    def options_in(self, layers: Layers) -> TaskOptions:
+        """Give the options of the task, if it is defined here after all, else those of its app."""
+        return layers.options({}) if self._known is None else self._known.options_in(layers)
+
+
+def _anything(*args, **kwargs):  # type: ignore[no-untyped-def]  # without annotations: plain JSON
+    """Take any call."""
+
+
+_ANYTHING = compile_signature(_anything, name="send")
 
 
 class Caller:
@@ -60,72 +92,79 @@ class Caller:
 
     def send(
         self,
-        task: Task[..., T, Any],
+        target: Target,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         *,
         countdown: Span | None = None,
         eta: datetime | None = None,
         task_id: str | None = None,
-    ) -> AsyncResult[T]:
+    ) -> AsyncResult[Any]:
         """Enqueue one call; see `Task.delay` for what it raises."""
         start_at = _start_at(countdown, eta, self._clock.now())
         if task_id is not None:
             _check_task_id(task_id)
-        message = self._message(task, args, kwargs, start_at, task_id)
-        return self._deliver(task, message)
+        message = self._message(target, *target.signature.encode(args, kwargs), start_at, task_id)
+        return self._deliver(target, message)
 
     async def asend(
-        self, task: Task[..., T, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> AsyncResult[T]:
+        self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
         """Do what `send` does without blocking the event loop."""
-        message = self._message(task, args, kwargs, None, None)
-        try:
-            await self._sender.asend([message])
-        except BrokerUnreachable as error:
-            raise self._with_repeat(error, task, message) from error.__cause__
-        return self._handle(task, message)
+        message = self._message(target, *target.signature.encode(args, kwargs))
+        if not collect(self._sender, [message]):
+            try:
+                await self._sender.asend([message])
+            except BrokerUnreachable as error:
+                raise self._with_repeat(error, target, message) from error.__cause__
+        return self._handle(target, message)
 
-    def _deliver(self, task: Task[..., T, Any], message: Outgoing) -> AsyncResult[T]:
-        try:
-            self._sender.send([message])
-        except BrokerUnreachable as error:
-            raise self._with_repeat(error, task, message) from error.__cause__
-        return self._handle(task, message)
+    def batches(self, target: Target, calls: Iterable[TaskCall[..., Any]]) -> Batches[Any]:
+        """Make ready to enqueue many calls of one task; those in a `collect` block wait for its end."""
 
-    def _with_repeat(
-        self, error: BrokerUnreachable, task: Task[..., Any, Any], message: Outgoing
-    ) -> BrokerUnreachable:
+        def prepare(call: object) -> Outgoing:
+            if not isinstance(call, TaskCall) or call.task != target.name:
+                raise ArgumentsError(
+                    f"{target.name}.delay_many takes calls of its own task, not {call!r}; "
+                    "make them with its .call(...)"
+                )
+            return self._message(target, call.args, call.kwargs)
+
+        return Batches(calls, _Gathering(self._sender), prepare=prepare, result=partial(self._handle, target))
+
+    def collection(self) -> Collection:
+        """Make a block that gathers the calls of this app."""
+        return Collection(self._sender)
+
+    def _deliver(self, target: Target, message: Outgoing) -> AsyncResult[Any]:
+        if not collect(self._sender, [message]):
+            try:
+                self._sender.send([message])
+            except BrokerUnreachable as error:
+                raise self._with_repeat(error, target, message) from error.__cause__
+        return self._handle(target, message)
+
+    def _with_repeat(self, error: BrokerUnreachable, target: Target, message: Outgoing) -> BrokerUnreachable:
         return BrokerUnreachable(
-            str(error), task_id=message.options.task_id, repeat=lambda: self._deliver(task, message)
+            str(error), task_id=message.options.task_id, repeat=lambda: self._deliver(target, message)
         )
 
-    def _handle(self, task: Task[..., T, Any], message: Outgoing) -> AsyncResult[T]:
+    def _handle(self, target: Target, message: Outgoing) -> AsyncResult[Any]:
         assert message.options.task_id is not None
-        return self.result_of(task, message.options.task_id)
-
-    def result_of(self, task: Task[..., T, Any], task_id: str) -> AsyncResult[T]:
-        """Give the handle for a task id."""
-        decode = task.signature.decode_result
-        return AsyncResult(task_id, source=self._results, decode=decode, clock=self._clock)
+        decode = target.signature.decode_result
+        return AsyncResult(message.options.task_id, source=self._results, decode=decode, clock=self._clock)
 
     def _message(
-        self,
-        task: Task[..., Any, Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        start_at: int | None,
-        task_id: str | None,
+        self, target: Target, args: Any, kwargs: Any, start_at: int | None = None, task_id: str | None = None
     ) -> Outgoing:
         now = self._clock.now()
-        options = task.options_in(self._layers)
+        options = target.options_in(self._layers)
         id_ = task_id or self._ids.task_id(now)
-        encoded_args, encoded_kwargs = task.signature.encode(args, kwargs)
         envelope = Envelope(
-            task=task.name,
+            task=target.name,
             id=id_,
-            args=encoded_args,
-            kwargs=encoded_kwargs,
+            args=args,
+            kwargs=kwargs,
             destination=self._destination,
             enqueued_at=now,
             timeout_ms=options.timeout_ms,
@@ -149,6 +188,19 @@ class Caller:
             ),
             queue=options.queue,
         )
+
+
+class _Gathering:
+    """A sender that leaves messages to an open `collect` block, if there is one."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        return [] if collect(self._sender, messages) else self._sender.send(messages)
+
+    async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        return [] if collect(self._sender, messages) else await self._sender.asend(messages)
 
 
 def _check_task_id(task_id: str) -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -47,6 +47,18 @@ class Sender(Protocol):
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         """Do what `send` does without blocking the event loop."""
         ...
+
+
+def batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """Split messages, in order, into what goes into one request each."""
+    start, size = 0, 0
+    for place, each in enumerate(messages):
+        size += len(each.body)
+        if place > start and (size > BATCH_BYTES or place - start == BATCH_MESSAGES):
+            yield messages[start:place]
+            start, size = place, len(each.body)
+    if start < len(messages):
+        yield messages[start:]
 
 
 class HttpSender:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from orjson import Fragment, dumps
+
 from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
+from qtasks.tasks.many import TaskCall
 from qtasks.tasks.options import (
     DECLARED,
     NO_LAYERS,
@@ -102,6 +105,28 @@ class Task(Generic[P, T, R]):
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
         """Do what `delay` does without blocking the event loop."""
         return await self._find_caller().asend(self, args, kwargs)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[P, T]:
+        """Check the arguments of a call and keep it, for `delay_many`.
+
+        Raises `ArgumentsError` or `EncodeError`.
+        """
+        encoded_args, encoded_kwargs = self.signature.encode(args, kwargs)
+        return TaskCall(self.name, Fragment(dumps(encoded_args)), Fragment(dumps(encoded_kwargs)))
+
+    def delay_many(self, calls: Iterable[TaskCall[P, T]]) -> list[AsyncResult[T]]:
+        """Have the function called later, once for each of `calls`; gives their handles in order.
+
+        `t.delay_many(t.call(n) for n in range(10_000))`. All have the options of this task. The calls
+        are taken and sent in batches, so a generator may be long, and what it raises comes when
+        earlier batches are enqueued already; how many calls that were is noted on the error. Raises
+        what `delay` raises; the `repeat()` of `BrokerUnreachable` sends the rest and gives all handles.
+        """
+        return self._find_caller().batches(self, calls).send()
+
+    async def adelay_many(self, calls: Iterable[TaskCall[P, T]]) -> list[AsyncResult[T]]:
+        """Do what `delay_many` does without blocking the event loop for longer than a batch takes to make."""
+        return await self._find_caller().batches(self, calls).asend()
 
     def with_options(self, **options: Unpack[CallOptions]) -> Task[P, T, R]:
         """Give this task with other options: `t.with_options(retries=0).delay(...)`."""

@@ -44,6 +44,9 @@ def types_of_a_plain_function() -> None:
     assert_type(add.with_options(retries=0).delay(1), AsyncResult[int])
     assert_type(add.apply_async((1,), countdown=5, queue="mail"), AsyncResult[int])
     assert_type(halve.delay(3), AsyncResult[float])
+    assert_type(add.delay_many(add.call(n, b=n) for n in range(3)), list[AsyncResult[int]])
+    assert_type(add.with_options(retries=0).delay_many([add.call(1)]), list[AsyncResult[int]])
+    assert_type(tasks.send("elsewhere", 1, b=2), AsyncResult[Any])
 
 
 async def types_of_a_coroutine() -> None:
@@ -52,7 +55,15 @@ async def types_of_a_coroutine() -> None:
     assert_type(greet.delay("a"), AsyncResult[str])
     assert_type(await greet.adelay("a", loud=True), AsyncResult[str])
     assert_type(await (await greet.adelay("a")).aget(), str)
+    assert_type(await greet.adelay_many([greet.call("a", loud=True)]), list[AsyncResult[str]])
     assert_type(await greet.with_options(queue="slow").adelay("a"), AsyncResult[str])
+
+
+def types_of_options() -> None:
+    QTasks(defaults={"retries": 5, "label": ["a", "b"], "no_retry_on": (KeyError, OSError)})
+    Queue(retries=1, retry_delay="10s", label="mail", retry_on=OSError)
+    tasks.task(aliases=["old"], retry_on=(OSError,), label="a")(add.function)
+    add.with_options(label=("a", "b"))
 
 
 def test_a_task_keeps_the_parameters_of_its_function_at_run_time_too() -> None:

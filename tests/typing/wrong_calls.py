@@ -5,7 +5,7 @@ Checked there alone, so `scripts/check` passes it over.
 
 from __future__ import annotations
 
-from qtasks import QTasks
+from qtasks import QTasks, Queue
 
 tasks = QTasks()
 
@@ -27,6 +27,14 @@ def wrong() -> None:
     add.with_options(retries=0).delay("1")  # error: arg-type
     add.with_options(retrys=0)  # error: call-arg
     add.apply_async((1,), countdwn=5)  # error: call-arg
+    add.call()  # error: call-arg
+    add.delay_many([add.call("1")])  # error: arg-type
+    add.delay_many([greet.call("a")])  # error: list-item
+    add.delay_many([(1, 2)])  # error: list-item
+    add.with_options(retry_on=OSError)  # error: call-arg
+    QTasks(defaults={"retrys": 1})  # error: arg-type
+    Queue(retrys=1)  # error: call-arg
+    tasks.send(add)  # error: arg-type
     text: str = add.delay(1).get()  # error: assignment
     greet.delay("a", True)  # error: call-arg
     greet.delay(1)  # error: arg-type
