@@ -64,11 +64,13 @@ class Intake:
         options, config = outgoing.options, self._config
         is_internal = self._app is not None and outgoing.destination == internal_url(self._app)
         api = outgoing.destination if outgoing.destination in API_NAMES else None
-        message = NewMessage(
+        extras = _extras(outgoing, api)
+        queue, parallelism, ordered = _place(outgoing.queue, options.queue, extras)
+        return NewMessage(
             id=self._ids.message_id(now),
-            queue="",
-            parallelism=0,
-            ordered=False,
+            queue=queue,
+            parallelism=parallelism,
+            ordered=ordered,
             url=outgoing.destination if api is None else self._api(api).url,
             method=options.method,
             headers=plain_headers(options),
@@ -85,9 +87,8 @@ class Intake:
             dedup_until=now + config.dedup_window_ms,
             app=self._app if is_internal else None,
             caller_ip=outgoing.caller_ip,
-            extras=_extras(outgoing, api),
+            extras=extras,
         )
-        return _in_queue(message, outgoing.queue, options.queue)
 
     def again(self, original: NewMessage, options: Options, method: str | None, now: int) -> NewMessage:
         """Make a new message of one that died; options that are given go before its own (contract 2.8).
@@ -117,7 +118,8 @@ class Intake:
             labels=options.labels or original.labels,
             extras=replace(original.extras, **given),
         )
-        return _in_queue(message, queue, None)
+        name, parallelism, ordered = _place(queue, None, message.extras)
+        return replace(message, queue=name, parallelism=parallelism, ordered=ordered)
 
     def check_destination(self, url: str, what: str = "destination") -> None:
         """Refuse a URL that may not be called; raises `BadRequest`. `what` says whose URL it is."""
@@ -220,14 +222,16 @@ class Intake:
             raise QuotaExceeded(f"quota maxDelay exceeded, current limit: {config.max_delay_ms // 1000}")
 
 
-def _in_queue(message: NewMessage, queue: str | None, declared: QueueSpec | None) -> NewMessage:
-    """Say where a message waits: in its queue, with its flow-control key, or without either."""
+def _place(queue: str | None, declared: QueueSpec | None, extras: Extras) -> tuple[str, int, bool]:
+    """Say where a message waits, with which parallelism and whether in order.
+
+    That is in its queue, with its flow-control key, or without either.
+    """
     if queue is not None:
         spec = declared or QueueSpec()
-        return replace(message, queue=queue, parallelism=spec.parallelism, ordered=spec.ordered)
-    flow = message.extras.flow
-    name = queues.PUBLISHED if flow is None else FLOW_PREFIX + flow.key
-    return replace(message, queue=name, parallelism=queues.UNLIMITED, ordered=False)
+        return queue, spec.parallelism, spec.ordered
+    name = queues.PUBLISHED if extras.flow is None else FLOW_PREFIX + extras.flow.key
+    return name, queues.UNLIMITED, False
 
 
 def _extras(outgoing: Outgoing, api: str | None) -> Extras:

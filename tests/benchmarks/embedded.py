@@ -27,6 +27,7 @@ from tests.benchmarks.measure import (
 )
 
 SINGLE = 2000
+AT_ONCE = 10_000
 
 
 class Host:
@@ -66,6 +67,13 @@ def drain_rate(task: Any, pause: Callable[[bool], None]) -> float:
     return BACKLOG / (time.perf_counter() - started)
 
 
+def at_once_rate(task: Any) -> float:
+    """Time many calls made by one `delay_many`, durable and with a handle each when it returns."""
+    started = time.perf_counter()
+    task.delay_many(task.call(TEXT) for _ in range(AT_ONCE))
+    return AT_ONCE / (time.perf_counter() - started)
+
+
 def latencies_ms() -> tuple[float, float]:
     """From the call of `.delay()` to the start of the task, when nothing else goes on."""
     waits = []
@@ -93,9 +101,10 @@ def main() -> None:
     figures = {
         "delay_1": calls_per_second(target.noop.delay, 1, SINGLE),
         "delay_8": calls_per_second(target.noop.delay, 8, EACH_OF_8),
+        "delay_many": at_once_rate(target.noop),
     }
     pause(False)
-    wait_until_done(1 + SINGLE + 8 * EACH_OF_8)
+    wait_until_done(1 + SINGLE + 8 * EACH_OF_8 + AT_ONCE)
     figures |= {
         "tasks": drain_rate(target.noop, pause),
         "plain_tasks": drain_rate(target.plain, pause),

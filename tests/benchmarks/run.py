@@ -31,6 +31,7 @@ UNITS = {
     "raw": "commits/s",
     "delay_1": "calls/s",
     "delay_8": "calls/s",
+    "delay_many": "calls/s",
     "tasks": "tasks/s",
     "plain_tasks": "tasks/s",
     "rss_mib": "MiB",

@@ -46,7 +46,7 @@ NO_EXTRAS = Extras()
 
 def pack_extras(extras: Extras) -> bytes | None:
     """Write extras as they are stored; None if there are none."""
-    if extras == NO_EXTRAS:
+    if extras is NO_EXTRAS or extras == NO_EXTRAS:  # nearly always, and comparing costs
         return None
     members: dict[str, object] = {name: getattr(extras, name) for name in PLAIN if getattr(extras, name)}
     options = render_options(Options(**{name: getattr(extras, name) for name in OPTIONS}))

@@ -54,12 +54,12 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
     """
     answers: list[Enqueued] = []
     fresh: list[tuple[NewMessage, queues.QueueRow]] = []
-    taken: dict[str, str] = {}
+    taken = _taken_keys(session, messages, now)
     known_queues: dict[str, queues.QueueRow] = {}
     for message in messages:
-        known = _first_of_its_key(session, message, taken, now)
-        if known is not None:
-            answers.append(Enqueued(known, deduplicated=True))
+        key = message.dedup_key
+        if key is not None and taken.setdefault(key, message.id) != message.id:
+            answers.append(Enqueued(taken[key], deduplicated=True))
             continue
         queue = known_queues.get(message.queue) if message.extras.flow is None else None
         if queue is None:
@@ -79,22 +79,27 @@ def _queue_of(session: Session, message: NewMessage, now: int) -> queues.QueueRo
     return queues.find_or_create(session, message, now)
 
 
-def _first_of_its_key(session: Session, message: NewMessage, taken: dict[str, str], now: int) -> str | None:
-    key = message.dedup_key
-    if key is None:
-        return None
-    if key in taken:
-        return taken[key]
-    row = session.one("dedup_find", {"key": key, "now": now})
-    if row is None and key.startswith(EXPLICIT_KEY):
-        since = now - (message.dedup_until - message.created_at)
-        task_id = key.removeprefix(EXPLICIT_KEY)
-        row = session.one("dedup_find_task", {"task_id": task_id, "since": since})
-    if row is not None:
-        known: str = row[0]
-        return known
-    taken[key] = message.id
-    return None
+def _taken_keys(session: Session, messages: Sequence[NewMessage], now: int) -> dict[str, str]:
+    """Give the deduplication keys among these that stored messages have, each with its message."""
+    keys = [each.dedup_key for each in messages if each.dedup_key is not None]
+    if not keys:
+        return {}
+    taken: dict[str, str] = dict(session.all("dedup_find", {"keys": _json(keys), "now": now}))
+    since = {
+        each.dedup_key.removeprefix(EXPLICIT_KEY): now - (each.dedup_until - each.created_at)
+        for each in messages
+        if each.dedup_key is not None and each.dedup_key.startswith(EXPLICIT_KEY)
+    }
+    if since:
+        rows = session.all("dedup_find_tasks", {"task_ids": _json([*since])})
+        for _, task_id, message_id, created_at in sorted(rows):  # by sequence number: the first one counts
+            if created_at > since[task_id]:
+                taken.setdefault(EXPLICIT_KEY + task_id, message_id)
+    return taken
+
+
+def _json(texts: Sequence[str]) -> str:
+    return orjson.dumps(texts).decode()
 
 
 def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:

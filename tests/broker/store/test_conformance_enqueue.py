@@ -107,6 +107,26 @@ def test_an_id_is_deduplicated_within_one_batch(store: Verbs) -> None:
     assert lag(store) == 2
 
 
+def test_a_batch_finds_those_of_its_ids_that_are_stored(store: Verbs) -> None:
+    by_id = store.enqueue(dedup_key="id:a")
+    by_task = store.enqueue(dedup_key="id:tsk_b", task_id="tsk_b")
+    by_content = store.enqueue(dedup_key="content:c")
+    keys = ("id:new", "content:c", "id:tsk_b", "id:a", None, "id:b")
+    wanted = [store.message(dedup_key=key) for key in keys]
+
+    answers = store.store(*wanted)
+
+    assert [each.message_id for each in answers] == [
+        wanted[0].id,
+        by_content,
+        by_task,
+        by_id,
+        wanted[4].id,
+        wanted[5].id,
+    ]
+    assert [each.deduplicated for each in answers] == [False, True, True, True, False, False]
+
+
 def test_an_id_counts_over_all_queues_and_destinations(store: Verbs) -> None:
     first = store.enqueue(dedup_key="id:a")
 

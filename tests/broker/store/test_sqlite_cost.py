@@ -68,6 +68,8 @@ def test_no_query_reads_a_whole_table(connection: sqlite3.Connection, name: str)
             continue
         if step == "SCAN line_end":  # a view of one row, which is found by an index
             continue
+        if step.startswith("SCAN k VIRTUAL TABLE"):  # the list that the call brings along
+            continue
         reads_in_order_and_stops = "USING" in step and "INDEX" in step and "LIMIT 1" in text
         assert not step.startswith("SCAN") or reads_in_order_and_stops, plan
         assert "TEMP B-TREE" not in step, plan

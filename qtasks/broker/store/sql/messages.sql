@@ -11,19 +11,6 @@ VALUES (:seq, :id, :task_id, :queue, :url, :method, :headers, :body, :created_at
 INSERT INTO pending (seq, queue, app, state, due_at, source)
 VALUES (:seq, :queue, :app, :state, :due_at, :source)
 
--- name: dedup_find
-SELECT message_id
-FROM dedup
-WHERE key = :key AND expires_at > :now
-
--- name: dedup_find_task
--- A task's id is its deduplication id too, and has an index already: no second row is kept for it.
-SELECT id
-FROM messages
-WHERE task_id = :task_id AND created_at > :since
-ORDER BY seq
-LIMIT 1
-
 -- name: dedup_insert
 INSERT INTO dedup (key, message_id, expires_at)
 VALUES (:key, :message_id, :expires_at)
