@@ -31,6 +31,7 @@ from qtasks.version import VERSION as __version__
 if TYPE_CHECKING:
     from qtasks.home.app import QTasks
     from qtasks.settings import Settings
+    from qtasks.tasks.context import Context, current
     from qtasks.tasks.default import task
     from qtasks.tasks.queues import Queue
     from qtasks.tasks.results import AsyncResult
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "AsyncResult": "qtasks.tasks.results",
+    "Context": "qtasks.tasks.context",
     "QTasks": "qtasks.home.app",
     "Queue": "qtasks.tasks.queues",
     "Settings": "qtasks.settings",
     "Task": "qtasks.tasks.task",
+    "current": "qtasks.tasks.context",
     "task": "qtasks.tasks.default",
 }
 
@@ -53,6 +56,7 @@ __all__ = [
     "BrokerUnavailable",
     "BrokerUnreachable",
     "ConfigurationError",
+    "Context",
     "EncodeError",
     "QTasks",
     "QTasksError",
@@ -67,6 +71,7 @@ __all__ = [
     "TaskDefinitionError",
     "TaskFailed",
     "__version__",
+    "current",
     "task",
 ]
 

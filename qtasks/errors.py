@@ -6,6 +6,7 @@ QTasksError
   +-- ArgumentsError            mend the call: arguments do not fit the task's signature
   +-- EncodeError               mend a value: it would not come back equal
   +-- DecodeError               stored bytes that this version cannot read back
+  +-- OutsideTask               mend the code: there is no task here to ask about
   +-- InvalidValue              text that a parser of the wire refuses
   +-- SignatureError            a token or body that nobody with the key has signed
   +-- RequestError              the broker refused a request (4xx): nothing happened
@@ -74,6 +75,10 @@ class DecodeError(QTasksError, ValueError):
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
         self.path = path
+
+
+class OutsideTask(QTasksError, RuntimeError):
+    """The context of a task was asked for where none is running."""
 
 
 class InvalidValue(QTasksError, ValueError):

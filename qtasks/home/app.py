@@ -7,7 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from starlette.types import Receive, Scope, Send
 
@@ -31,7 +31,7 @@ from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Laye
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.results import AsyncResult
-from qtasks.tasks.task import Decorator, Task, make_task
+from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.webhook import RUN, Webhook, WebhookKeys
 
@@ -91,10 +91,13 @@ class QTasks:
     @overload
     def task(self, function: Callable[P, T], /) -> Task[P, T, T]: ...
     @overload
-    def task(self, /, **options: Unpack[DeclaredOptions]) -> Decorator: ...
+    def task(self, /, *, bind: Literal[True], **options: Unpack[DeclaredOptions]) -> BoundDecorator: ...
+    @overload
+    def task(self, /, *, bind: Literal[False] = False, **options: Unpack[DeclaredOptions]) -> Decorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make a task of a function: `@tasks.task` or `@tasks.task(queue="mail", retries=5)`.
 
+        With `bind=True` the function's first argument is its `Context`, which calls leave out.
         Raises `TaskDefinitionError` for a name that is taken, an option that does not exist, or a
         function that cannot be a task.
         """

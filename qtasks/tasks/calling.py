@@ -168,6 +168,8 @@ class Caller:
             destination=self._destination,
             enqueued_at=now,
             timeout_ms=options.timeout_ms,
+            queue=options.queue,
+            start_at=start_at,
         )
         body = pack(envelope)
         return Outgoing(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from qtasks.tasks.calling import Callers
 from qtasks.tasks.options import DeclaredOptions
 from qtasks.tasks.registry import Registry
-from qtasks.tasks.task import Decorator, Task, make_task
+from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,10 +24,13 @@ def task(function: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, T, Corouti
 @overload
 def task(function: Callable[P, T], /) -> Task[P, T, T]: ...
 @overload
-def task(**options: Unpack[DeclaredOptions]) -> Decorator: ...
+def task(*, bind: Literal[True], **options: Unpack[DeclaredOptions]) -> BoundDecorator: ...
+@overload
+def task(*, bind: Literal[False] = False, **options: Unpack[DeclaredOptions]) -> Decorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function: `@task` or `@task(queue="mail", retries=5)`.
 
+    With `bind=True` the function's first argument is its `Context`, which calls leave out.
     Its calls are sent by the process's only `QTasks`, looked up when it is called; with none, or
     several, calling raises `ConfigurationError`. Raises `TaskDefinitionError` at decoration.
     """

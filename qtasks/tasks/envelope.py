@@ -36,6 +36,9 @@ class Envelope:
     enqueued_at: int
     timeout_ms: int | None = None
     expires_at: int | None = None
+    queue: str | None = None
+    """Where it was enqueued, and from when on it was to run: for the task to read, not to obey."""
+    start_at: int | None = None
 
 
 class EnvelopeSigner:
@@ -71,11 +74,15 @@ def _derive(secret: str) -> bytes:
 
 def pack(envelope: Envelope) -> bytes:
     """Write an envelope as JSON."""
-    meta = {"destination": envelope.destination, "enqueuedAt": envelope.enqueued_at}
+    meta: dict[str, object] = {"destination": envelope.destination, "enqueuedAt": envelope.enqueued_at}
     if envelope.timeout_ms is not None:
         meta["timeout"] = envelope.timeout_ms
     if envelope.expires_at is not None:
         meta["expiresAt"] = envelope.expires_at
+    if envelope.queue is not None:
+        meta["queue"] = envelope.queue
+    if envelope.start_at is not None:
+        meta["startAt"] = envelope.start_at
     return orjson.dumps(
         {
             "v": VERSION,
@@ -107,6 +114,8 @@ def unpack(body: bytes) -> Envelope:
             enqueued_at=meta["enqueuedAt"],
             timeout_ms=meta.get("timeout"),
             expires_at=meta.get("expiresAt"),
+            queue=meta.get("queue"),
+            start_at=meta.get("startAt"),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ import orjson
 
 from qtasks.clock import Clock
 from qtasks.errors import DecodeError, EncodeError, Reject, Retry, SignatureError
+from qtasks.tasks.context import CURRENT, make_context
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
 from qtasks.tasks.options import NO_LAYERS, Layers
 from qtasks.tasks.task import Task
@@ -121,7 +122,7 @@ class Executor:
             args, kwargs = task.signature.decode(envelope.args, envelope.kwargs)
         except DecodeError as error:
             return _problem(489, "DecodeError", f"{task.name}: {error}", NON_RETRYABLE)
-        call = partial(task.function, *args, **kwargs)
+        call = partial(self._enter, delivery, envelope, task, args, kwargs)
         self._running.add(delivery.message_id)
         over = partial(self._running.discard, delivery.message_id)
         try:
@@ -135,6 +136,29 @@ class Executor:
                 raise
             return self._failure(error, task)
 
+    def _enter(
+        self,
+        delivery: Delivery,
+        envelope: Envelope,
+        task: Task[..., Any, Any],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> Any:
+        """Call the function with its context set; on the thread where it runs, and when its time begins."""
+        context = make_context(
+            task.name,
+            envelope.id,
+            delivery.message_id,
+            retried=delivery.retried,
+            queue=envelope.queue,
+            enqueued_at=envelope.enqueued_at,
+            start_at=envelope.start_at,
+            timeout_ms=envelope.timeout_ms,
+            clock=self._clock,
+        )
+        CURRENT.set(context)
+        return task.function(context, *args, **kwargs) if task.is_bound else task.function(*args, **kwargs)
+
     async def _await(self, call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:
         limit = asyncio.timeout(_seconds(timeout_ms))
         try:
@@ -145,6 +169,7 @@ class Executor:
                 raise _OutOfTime(timeout_ms) from error
             raise
         finally:
+            CURRENT.set(None)  # what runs here next is no task: a server may use one context for several
             over()
 
     async def _thread(self, call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:

@@ -51,7 +51,7 @@ class DeclaredOptions(DefaultOptions, total=False):
 
 CALL = frozenset(CallOptions.__annotations__)
 DEFAULTS = frozenset(DefaultOptions.__annotations__)
-DECLARED = frozenset(DeclaredOptions.__annotations__)
+DECLARED = (*DeclaredOptions.__annotations__, "bind")  # whose type depends on it, so it is none of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
         where = "of the decorator, of a queue or of the app" if name in DEFAULTS else "of the decorator alone"
         return f"{name!r} is an option {where}"
     near = get_close_matches(name, sorted(known), 1)
-    order = [each for each in DeclaredOptions.__annotations__ if each in known]
+    order = [each for each in DECLARED if each in known]
     return f"unknown option {name!r}; " + (
         f"did you mean {near[0]!r}?" if near else f"known: {', '.join(order)}"
     )

@@ -10,12 +10,13 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from orjson import Fragment, dumps
 
 from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
+from qtasks.tasks.context import Context, current
 from qtasks.tasks.many import TaskCall
 from qtasks.tasks.options import (
     DECLARED,
@@ -56,7 +57,7 @@ class Task(Generic[P, T, R]):
 
     def __init__(
         self,
-        function: Callable[P, R],
+        function: Callable[..., R],
         *,
         name: str,
         aliases: tuple[str, ...] = (),
@@ -64,12 +65,14 @@ class Task(Generic[P, T, R]):
         layers: Layers,
         signature: Signature,
         find_caller: FindCaller,
+        is_bound: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = name
         self.aliases = aliases
         self.signature = signature
+        self.is_bound = is_bound
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self._declared = declared
         self._resolved = (layers, layers.options(declared))
@@ -88,7 +91,13 @@ class Task(Generic[P, T, R]):
         return resolved[1]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function here and now, as if it were no task."""
+        """Call the function here and now, as if it were no task.
+
+        One with `bind=True` gets the context of the task that is running here, else it raises
+        `OutsideTask`.
+        """
+        if self.is_bound:
+            return self.function(current(), *args, **kwargs)
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -141,6 +150,7 @@ class Task(Generic[P, T, R]):
             layers=self._resolved[0],
             signature=self.signature,
             find_caller=self._find_caller,
+            is_bound=self.is_bound,
         )
 
     def apply_async(
@@ -174,6 +184,17 @@ class Decorator(Protocol):
     def __call__(self, function: Callable[P, T], /) -> Task[P, T, T]: ...
 
 
+class BoundDecorator(Protocol):
+    """What `task(bind=True)` gives: calls of the task leave out the first parameter, the context."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, T]], /
+    ) -> Task[P, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], T], /) -> Task[P, T, T]: ...
+
+
 def make_task(
     function: Callable[..., Any],
     registry: Registry,
@@ -186,14 +207,20 @@ def make_task(
     written = dict(options)
     name = written.pop("name", None) or default_name(function)
     aliases = _aliases(name, written.pop("aliases", ()))
+    is_bound = written.pop("bind", False)
+    if not isinstance(is_bound, bool):
+        raise TaskDefinitionError(f"task {name}: bind={is_bound!r} is not possible; it is True or False")
+    if not is_bound and _takes_context(function):
+        raise TaskDefinitionError(f"{name}() takes a Context: have it filled in with @task(bind=True)")
     task: Task[..., Any, Any] = Task(
         function,
         name=name,
         aliases=aliases,
         declared=read_options(written, of=f"task {name}", known=DECLARED),
         layers=layers,
-        signature=compile_signature(function, name=name),
+        signature=compile_signature(function, name=name, skip_first=is_bound),
         find_caller=find_caller,
+        is_bound=is_bound,
     )
     registry.add(task)
     return task
@@ -228,6 +255,11 @@ def _check_function(function: Any) -> None:
         raise TaskDefinitionError(
             f"{what} is a method: its object cannot travel; use a function of a module, or a staticmethod"
         )
+
+
+def _takes_context(function: Callable[..., Any]) -> bool:
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    return first is not None and first.annotation in (Context, "Context", "qtasks.Context")
 
 
 def _takes_self(function: Any) -> bool:

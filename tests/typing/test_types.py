@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_type
 
-from qtasks import AsyncResult, QTasks, Queue, task
+from qtasks import AsyncResult, Context, QTasks, Queue, current, task
 from tests.support import ROOT, require
 
 WRONG = Path(__file__).with_name("wrong_calls.py")
@@ -35,6 +35,35 @@ async def greet(name: str, *, loud: bool = False) -> str:
 @task(name="tests.typing.halve", retry_delay="10s")
 def halve(n: int) -> float:
     return n / 2
+
+
+@tasks.task(bind=True, queue="mail")
+def count(context: Context, items: list[str], *, step: int = 1) -> int:
+    return context.attempt * step * len(items)
+
+
+@task(name="tests.typing.fetch", bind=True)
+async def fetch(context: Context, url: str) -> bytes:
+    return url.encode()
+
+
+@tasks.task(bind=False, retries=1)
+def halve_again(n: int) -> float:
+    return n / 2
+
+
+def types_of_a_bound_function() -> None:
+    assert_type(count(["a"]), int)
+    assert_type(count.delay(["a"], step=2), AsyncResult[int])
+    assert_type(count.delay_many([count.call(["a"])]), list[AsyncResult[int]])
+    assert_type(halve_again.delay(1), AsyncResult[float])
+    assert_type(current(), Context)
+
+
+async def types_of_a_bound_coroutine() -> None:
+    assert_type(await fetch("a"), bytes)
+    assert_type(await fetch.adelay("a"), AsyncResult[bytes])
+    assert_type(await fetch.with_options(retries=0).adelay(url="a"), AsyncResult[bytes])
 
 
 def types_of_a_plain_function() -> None:

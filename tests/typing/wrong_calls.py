@@ -5,7 +5,7 @@ Checked there alone, so `scripts/check` passes it over.
 
 from __future__ import annotations
 
-from qtasks import QTasks, Queue
+from qtasks import Context, QTasks, Queue
 
 tasks = QTasks()
 
@@ -20,7 +20,12 @@ async def greet(name: str, *, loud: bool = False) -> str:
     return name
 
 
-def wrong() -> None:
+@tasks.task(bind=True)
+def count(context: Context, number: int) -> int:
+    return number
+
+
+def wrong(context: Context) -> None:
     add.delay()  # error: call-arg
     add.delay("1")  # error: arg-type
     add.delay(1, c=2)  # error: call-arg
@@ -38,8 +43,16 @@ def wrong() -> None:
     text: str = add.delay(1).get()  # error: assignment
     greet.delay("a", True)  # error: call-arg
     greet.delay(1)  # error: arg-type
+    count.delay("1")  # error: arg-type
+    count.delay(context, 1)  # error: call-arg
+    count.delay()  # error: call-arg
+    count(context, 1)  # error: call-arg
     print(text)
 
 
 @tasks.task(retrys=3)  # error: call-overload
 def misspelt() -> None: ...
+
+
+@tasks.task(bind=True)  # error: arg-type
+def unbound(number: int) -> None: ...

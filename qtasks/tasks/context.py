@@ -1,0 +1,113 @@
+"""`Context`: what a running task may know of its own call, and `current`, which finds it from anywhere.
+
+It is made and set by `execution.py`, on the thread and in the context in which the task runs.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+
+from qtasks.clock import Clock
+from qtasks.errors import OutsideTask, Retry
+from qtasks.protocol.durations import span_ms
+from qtasks.tasks.options import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One attempt of one call of a task. Instants are aware, in UTC."""
+
+    task: str
+    """The task's name."""
+    task_id: str
+    """The same over all attempts, and over replays."""
+    message_id: str
+    """The same over all attempts: an idempotency key."""
+    retried: int
+    """How many retries were made before this attempt, from 0."""
+    queue: str | None
+    """The queue that the call went to; None if an older version enqueued it."""
+    enqueued_at: datetime
+    scheduled_at: datetime | None
+    """The instant of `countdown` or `eta`; None for a call that was to run at once."""
+    deadline: datetime | None
+    """When this attempt is given up, as `timeout` says."""
+    _ends_at: int | None = field(repr=False)
+    _clock: Clock = field(repr=False)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.retried + 1
+
+    def remaining(self) -> float:
+        """Say how many seconds are left until the deadline: 0 after it, infinity without one.
+
+        A step of the wall clock does not change it.
+        """
+        if self._ends_at is None:
+            return math.inf
+        return max(0, self._ends_at - self._clock.monotonic()) / 1000
+
+    def retry(self, exc: BaseException | None = None, countdown: Span | None = None) -> NoReturn:
+        """End this attempt and have the task run again, which spends a retry: raises `Retry`.
+
+        It runs after `countdown`, at most a day, else after the task's usual delay. `exc` is why: it
+        shows in the error that is kept.
+        """
+        after = None if countdown is None else timedelta(milliseconds=span_ms(countdown))
+        if exc is None:
+            raise Retry(after=after)
+        raise Retry(f"retry requested after {type(exc).__name__}: {exc}", after=after) from exc
+
+
+CURRENT: ContextVar[Context | None] = ContextVar("qtasks_context", default=None)
+
+
+def current() -> Context:
+    """Give the context of the task that is running here: also in what it calls, awaits or starts.
+
+    Raises `OutsideTask` if there is none.
+    """
+    found = CURRENT.get()
+    if found is None:
+        raise OutsideTask(
+            "no task is running here, so there is no context; to call the function of a task with "
+            "bind=True yourself, give it one: task.function(context, ...)"
+        )
+    return found
+
+
+def make_context(
+    task: str,
+    task_id: str,
+    message_id: str,
+    *,
+    retried: int,
+    queue: str | None = None,
+    enqueued_at: int,
+    start_at: int | None = None,
+    timeout_ms: int | None = None,
+    clock: Clock,
+) -> Context:
+    """Make the context of an attempt that starts now; instants are Unix milliseconds."""
+    return Context(
+        task=task,
+        task_id=task_id,
+        message_id=message_id,
+        retried=retried,
+        queue=queue,
+        enqueued_at=_instant(enqueued_at),
+        scheduled_at=None if start_at is None else _instant(start_at),
+        deadline=None if timeout_ms is None else _instant(clock.now() + timeout_ms),
+        _ends_at=None if timeout_ms is None else clock.monotonic() + timeout_ms,
+        _clock=clock,
+    )
+
+
+def _instant(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
