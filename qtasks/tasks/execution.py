@@ -7,6 +7,7 @@ app has not signed for this very address.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,6 +240,15 @@ class _OutOfTime(TimeoutError):
 
 def _returned(task: Task[..., Any, Any], result: object) -> Answer:
     """Answer with what a task returned; one that cannot travel would be no better the next time."""
+    if inspect.iscoroutine(result):
+        result.close()
+        return _problem(
+            489,
+            "TaskDefinitionError",
+            f"{task.name} is async inside a decorator that is not, so nothing has awaited it; "
+            "make the decorator's own function async",
+            NON_RETRYABLE,
+        )
     try:
         return Answer(200, orjson.dumps(task.signature.encode_result(result)))
     except EncodeError as error:

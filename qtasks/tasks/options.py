@@ -7,7 +7,7 @@ the options do is the business of `calling.py`, `execution.py` and the broker.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypedDict
@@ -87,7 +87,7 @@ class Layers:
     def options(self, declared: Changes) -> TaskOptions:
         """Give the options of a task that declares these: the nearest wins."""
         queue = declared.get("queue") or self.app.get("queue", DEFAULT_QUEUE)
-        return replace(TaskOptions(), **{**self.app, **self.queues.get(queue, {}), **declared})
+        return TaskOptions(**{**self.app, **self.queues.get(queue, {}), **declared})
 
 
 NO_LAYERS = Layers()

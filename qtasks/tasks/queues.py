@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from qtasks.errors import ConfigurationError
 from qtasks.protocol.headers import QueueSpec
@@ -22,6 +22,7 @@ class Queue:
     parallelism: int | None = None
     """By default 16, or 1 if ordered."""
     ordered: bool = False
+    _: KW_ONLY
     retries: int | None = None
     retry_delay: Span | None = None
     timeout: Span | None = None

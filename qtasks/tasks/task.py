@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -142,16 +143,10 @@ class Task(Generic[P, T, R]):
         return self._changed(options, f"{self.name}.with_options")
 
     def _changed(self, options: Mapping[str, Any], of: str) -> Task[P, T, R]:
-        return Task(
-            self.function,
-            name=self.name,
-            aliases=self.aliases,
-            declared={**self._declared, **read_options(options, of=of)},
-            layers=self._resolved[0],
-            signature=self.signature,
-            find_caller=self._find_caller,
-            is_bound=self.is_bound,
-        )
+        told = copy(self)
+        told._declared = {**self._declared, **read_options(options, of=of)}
+        told._resolved = (self._resolved[0], self._resolved[0].options(told._declared))
+        return told
 
     def apply_async(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -135,6 +136,24 @@ async def test_a_plain_function_that_takes_long_leaves_the_loop_free(shop: Works
     answer = await outcome(shop, slow)
 
     assert orjson.loads(answer.body) is True
+
+
+async def test_a_coroutine_that_a_decorator_hides_is_told_apart_from_a_result(shop: Workshop) -> None:
+    def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            return function(*args)
+
+        return wrapper
+
+    @traced
+    async def note() -> int:
+        return 1
+
+    answer = await outcome(shop, note)
+
+    assert (answer.status, error_of(answer)["type"]) == (489, "TaskDefinitionError")
+    assert "note is async inside a decorator that is not" in error_of(answer)["message"]
 
 
 # --- raised ---------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""An app whose broker is a process of its own, or nearly: calls, options and contexts over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from qtasks import Context, QTasks, TaskFailed
+from tests.support.homes import SOON_S, remote_settings, running_server, served, server_setup, url_said
+
+
+class Mount:
+    """Passes requests on to an app that is made once its own address is known."""
+
+    app: QTasks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+@asynccontextmanager
+async def standalone(store: Path) -> AsyncIterator[QTasks]:
+    """Run a broker and an app that it delivers to, both on this loop."""
+    mount = Mount()
+    async with running_server(server_setup(store)) as said, served(mount) as address:
+        mount.app = QTasks(settings=remote_settings(url_said(said), public_url=address))
+        async with mount.app.lifespan():
+            yield mount.app
+
+
+@pytest.fixture
+async def app(store: Path) -> AsyncIterator[QTasks]:
+    async with standalone(store) as tasks:
+        yield tasks
+
+
+async def test_many_calls_over_http_give_a_handle_each_in_their_order(app: QTasks) -> None:
+    @app.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    results = await double.adelay_many(double.call(n) for n in range(120))
+
+    assert [await each.aget(SOON_S) for each in results] == [2 * n for n in range(120)]
+
+
+async def test_a_block_over_http_is_sent_at_its_end(app: QTasks) -> None:
+    @app.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    async with app.collect():
+        first, second = await double.adelay(1), await app.asend(double.name, 2)
+        state = (await app._home.aresult(first.id)).state
+
+    assert state == "UNKNOWN"
+    assert [await first.aget(SOON_S), await second.aget(SOON_S)] == [2, 4]
+
+
+async def test_a_context_over_http_is_as_full_as_in_process(app: QTasks) -> None:
+    seen: list[Context] = []
+
+    @app.task(bind=True, queue="mail", label=["blue", "tall"], aliases=["old"])
+    async def note(context: Context) -> None:
+        seen.append(context)
+        if not context.retried:
+            context.retry(countdown=0)
+
+    result = await app.asend("old")
+    await result.aget(SOON_S)
+
+    assert [(each.attempt, each.queue, each.task_id) for each in seen] == [
+        (1, "mail", result.id),
+        (2, "mail", result.id),
+    ]
+    assert seen[0].message_id == seen[1].message_id != ""
+    assert seen[0].remaining() > 200
+
+
+async def test_an_exception_that_is_not_retried_is_a_dead_letter_over_http(app: QTasks) -> None:
+    runs: list[int] = []
+
+    @app.task(no_retry_on=ValueError, retry_delay=0.01)
+    async def fail() -> None:
+        runs.append(1)
+        raise ValueError("bad")
+
+    with pytest.raises(TaskFailed, match="ValueError: bad"):
+        await (await fail.adelay()).aget(SOON_S)
+
+    assert runs == [1]
