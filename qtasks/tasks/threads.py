@@ -43,7 +43,7 @@ class ThreadPool:
         self._work: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = 0
-        self._idle = 0
+        self._unfinished = 0
         self._landing: _Landing | None = None
 
     def start(self, call: Callable[[], Any], over: Callable[[], None]) -> Job:
@@ -54,7 +54,10 @@ class ThreadPool:
         job = Job(call, over, self._landing)
         self._work.put(job)
         with self._lock:
-            if self._idle < self._work.qsize() and self._started < self._size:
+            # Counted here and not by what threads say of themselves: one that has taken a job may not
+            # have said so yet, and a job would wait for it while there is room for another thread.
+            self._unfinished += 1
+            if self._started < min(self._unfinished, self._size):
                 self._started += 1
                 name = f"qtasks-task-{self._started}"
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
@@ -62,16 +65,14 @@ class ThreadPool:
 
     def _serve(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             job = self._work.get()
-            with self._lock:
-                self._idle -= 1
             job.started_at = self._clock.monotonic()
             try:
                 job.result = job.context.run(job.call)
             except BaseException as error:  # SystemExit too: it must not end the thread in silence
                 job.error = error
+            with self._lock:
+                self._unfinished -= 1
             job.landing.put(job)
             del job
 
