@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -116,16 +116,15 @@ class Collection:
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.outer: Collection | None = None
-        self._token: Token[Collection | None] | None = None
         self._lock = threading.Lock()
         self._messages: list[Outgoing] | None = None
 
     def __enter__(self) -> None:
-        if self._token is not None:
+        if self._messages is not None:
             raise RuntimeError("this block is open already; call collect() again for another one")
         self._messages = []
         self.outer = _OPEN.get()
-        self._token = _OPEN.set(self)
+        _OPEN.set(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -156,9 +155,8 @@ class Collection:
             return self._messages is not None
 
     def _close(self, error: BaseException | None) -> list[Outgoing]:
-        assert self._token is not None
-        _OPEN.reset(self._token)
-        self._token = None
+        if _OPEN.get() is self:  # not so where a framework enters and leaves on different threads
+            _OPEN.set(self.outer)
         with self._lock:
             messages, self._messages = self._messages or [], None
         return messages if error is None else []

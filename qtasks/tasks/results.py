@@ -35,7 +35,7 @@ class AsyncResult(Generic[T]):
     `decode` turns the JSON value that is kept into what the task returned.
     """
 
-    __slots__ = ("_clock", "_decode", "_source", "id")  # thousands of them may be held
+    __slots__ = ("__weakref__", "_clock", "_decode", "_source", "id")  # thousands of them may be held
 
     def __init__(
         self, id: str, *, source: ResultSource, decode: Callable[[object], object], clock: Clock

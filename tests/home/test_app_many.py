@@ -329,6 +329,25 @@ async def test_calls_of_a_thread_belong_to_the_block_that_waits_for_it(app: QTas
     assert await result.aget(SOON_S) == 8
 
 
+async def test_a_block_that_is_left_on_another_thread_sends_what_it_has(app: QTasks) -> None:
+    @app.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    block = app.collect()
+
+    def enter() -> AsyncResult[int]:
+        block.__enter__()
+        return double.delay(1)
+
+    inside = await asyncio.to_thread(enter)
+    before = inside.state
+    await asyncio.to_thread(block.__exit__, None, None, None)
+
+    assert before == "UNKNOWN"
+    assert await inside.aget(SOON_S) == 2
+
+
 async def test_an_open_block_is_not_opened_again(app: QTasks) -> None:
     block = app.collect()
 
