@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from operator import attrgetter
 from urllib.parse import urlsplit
 
 import orjson
@@ -26,6 +27,8 @@ from qtasks.protocol.shapes import Outgoing
 
 INTERNAL_SUFFIX = ".qtasks.internal"
 NEEDS_CALLBACK = "api/llm"
+ASKED = attrgetter(*OPTIONS)
+NOTHING_ASKED = ASKED(Options())
 
 
 def internal_url(app: str) -> str:
@@ -237,10 +240,10 @@ def _place(queue: str | None, declared: QueueSpec | None, extras: Extras) -> tup
 def _extras(outgoing: Outgoing, api: str | None) -> Extras:
     options = outgoing.options
     given = (outgoing.group_name, outgoing.endpoint_name, outgoing.schedule_id, api)
-    asked = {name: getattr(options, name) for name in OPTIONS}
-    if any(given) or any(value is not None for value in asked.values()):
-        return Extras(*given, **asked)
-    return NO_EXTRAS
+    asked = ASKED(options)
+    if asked == NOTHING_ASKED and not any(given):
+        return NO_EXTRAS
+    return Extras(*given, **dict(zip(OPTIONS, asked, strict=True)))
 
 
 def _asks_for_a_stream(body: bytes) -> bool:

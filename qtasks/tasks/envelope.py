@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 from itsdangerous import Signer
-from itsdangerous.signer import SigningAlgorithm
+from itsdangerous.encoding import base64_encode
 
 from qtasks.errors import DecodeError, SignatureError
 
@@ -46,11 +46,12 @@ class EnvelopeSigner:
 
     def __init__(self, secrets: Sequence[str]) -> None:
         keys = [_derive(each) for each in reversed(secrets)]  # itsdangerous signs with the last
-        self._signer = Signer(keys, key_derivation="none", algorithm=_OneShot())
+        self._key = keys[-1]
+        self._signer = Signer(keys, key_derivation="none", digest_method=hashlib.sha256)
 
     def sign(self, body: bytes) -> str:
-        """Give the signature of a body."""
-        return self._signer.get_signature(body).decode()
+        """Give the signature of a body: the signer's own, by a shorter way, as every call needs one."""
+        return base64_encode(hmac.digest(self._key, body, "sha256")).decode()
 
     def check(self, body: bytes, signature: str | None) -> None:
         """Raise `SignatureError` unless one of our secrets has signed the body."""
@@ -58,13 +59,6 @@ class EnvelopeSigner:
             raise SignatureError(f"the task has no signature: header {SIGNATURE_HEADER} is missing")
         if not self._signer.verify_signature(body, signature.encode()):
             raise SignatureError("the task was not signed by this app, or was changed since")
-
-
-class _OneShot(SigningAlgorithm):
-    """HMAC with SHA-256 as itsdangerous has it, by the call that makes no objects on the way."""
-
-    def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return hmac.digest(key, value, "sha256")
 
 
 def _derive(secret: str) -> bytes:

@@ -6,11 +6,18 @@ A text that serves both databases stands in `room.sql`; where they differ, `room
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
+
+from qtasks.broker.store.database import Params
 
 FOLDER = Path(__file__).parent / "sql"
 MARK = "-- name:"
+PARAMETER = re.compile(r":(\w+)")
 
 
 @cache
@@ -22,6 +29,21 @@ def load_queries(dialect: str) -> dict[str, str]:
         if kind in ("sql", dialect):
             queries.update(_sections(path.read_text(encoding="utf-8")))
     return queries
+
+
+@cache
+def by_position(text: str) -> tuple[str, Callable[[Params], tuple[Any, ...]]]:
+    """Give a text whose parameters go by position, and what brings named ones into their order.
+
+    SQLite's binding looks up each name anew for each row, which costs as much as storing it.
+
+    >>> text, values = by_position("UPDATE t SET a = :a WHERE b = :b AND a < :a")
+    >>> text, values({"b": 2, "a": 1})
+    ('UPDATE t SET a = ? WHERE b = ? AND a < ?', (1, 2, 1))
+    """
+    names = PARAMETER.findall(text)
+    pick: Callable[[Params], Any] = itemgetter(*names)
+    return PARAMETER.sub("?", text), pick if len(names) > 1 else lambda row: (pick(row),)
 
 
 def load_migrations(dialect: str) -> list[tuple[int, str]]:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
-from qtasks.broker.store.queries import load_queries
+from qtasks.broker.store.queries import by_position, load_queries
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
 T = TypeVar("T")
@@ -58,7 +58,8 @@ class SqliteSession:
         if len(rows) == 1:  # executemany costs more than it saves
             self._connection.execute(self._queries[query], rows[0])
         elif rows:
-            self._connection.executemany(self._queries[query], rows)
+            text, values = by_position(self._queries[query])
+            self._connection.executemany(text, map(values, rows))
 
     update_many = insert_many
     delete_many = insert_many
