@@ -56,6 +56,7 @@ LIMITS = st.builds(
     parallelism=st.sampled_from((None, 1, 2)),
     period_s=st.sampled_from((60, 10, 1)),
 ) | st.builds(Limits, KEYS, parallelism=st.sampled_from((1, 2)))
+SHARED = st.one_of(LIMITS, LIMITS, st.none())
 PINNED = st.tuples(st.sampled_from((1, 2)), st.none()) | st.tuples(
     st.sampled_from((None, 1)), st.sampled_from((1, 3))
 )
