@@ -473,3 +473,47 @@ async def test_no_log_line_holds_a_body_a_header_or_a_token(
     said = [f"{each.getMessage()} {each.__dict__}" for each in caplog.records]
     assert len(said) >= 4
     assert secret not in "".join(said)
+
+
+# --- called off, dropped --------------------------------------------------------------------------
+
+
+async def test_a_message_called_off_in_its_queue_leaves_its_slot_to_its_callbacks(rig: Rig) -> None:
+    held = Held()
+    rig.deliverer.will(BROKEN, held)
+    first = publish(rig, b"1", queue="mail", retry_delay="60000")
+    publish(rig, b"2", queue="mail", callback=None)
+    await rig.turn()
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(2)
+
+    rig.broker.cancel_one(first)
+    assert (await rig.node.dispatcher.step()).claims == []
+    held.release()
+    await rig.node.dispatcher.idle()
+
+    assert await rig.turn() == 1
+    assert rig.deliverer.bodies[-1] == b"2"
+
+
+async def test_what_outlives_its_queue_keeps_no_slot_of_another(rig: Rig) -> None:
+    """The next queue may get the number of the dropped one."""
+    outlives, callback = Held(), Held()
+    rig.deliverer.will(outlives, callback)
+    publish(rig, b"1", queue="mail")
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(1)
+    rig.broker.delete_queue("mail")
+    publish(rig, b"2", queue="post", callback=None)
+    rig.broker.set_paused("post", True)
+
+    outlives.release()
+    await rig.node.dispatcher.idle()
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(2)
+    rig.broker.set_paused("post", False)
+    claimed = await rig.node.dispatcher.step()
+
+    assert [each.body for each in claimed.claims] == [b"2"]
+    callback.release()
+    await rig.node.dispatcher.idle()

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from tests.support import IN_CI, repeats
 from tests.support.mortal import AtOnce
-from tests.support.oracle_values import Letter, Limits, Message, Outcome, Schedule, Stage, Wanted
+from tests.support.oracle_values import Letter, Limits, Message, Outcome, Schedule, Wanted
 from tests.support.trial import Trial
 from tests.support.trial_choices import (
     ANSWERS,
@@ -66,26 +66,6 @@ def _pending(machine: BrokerMachine) -> int:
 # Steering is of little interest while there is nothing to steer, and so is a crowd that nobody serves.
 BUSY = precondition(lambda machine: _pending(machine) >= 2)
 ROOMY = precondition(lambda machine: _pending(machine) < CROWD)
-
-
-def _keeps_slot_for_callbacks(message: Message) -> bool:
-    """Say whether a message waits in its queue for a retry, and a callback of it has not finished.
-
-    Calling it off frees its slot at once, where contract 1.5 (and row 23 of section 10) has the slot kept
-    until the callback has finished. Left out until the broker does so.
-    """
-    is_waiting = message.queue is not None and message.stage is not Stage.ACTIVE
-    return is_waiting and not message.is_done and not all(each.is_done for each in message.callbacks)
-
-
-def _leaves_a_slot_behind(message: Message) -> bool:
-    """Say whether a message in flight has callbacks, and so may outlive its queue with a claim to a slot.
-
-    Once its queue is deleted, the callbacks that it still makes hold a slot of whichever queue is given the
-    number of the deleted one next, where contract 1.5 has them hold none. Left out until they do not.
-    """
-    wanted = message.wanted.settings
-    return message.stage is Stage.ACTIVE and (wanted.callback or wanted.failure_callback)
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -216,9 +196,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @BUSY
     @rule(pick=PICKS)
     def cancel(self, pick: int) -> None:
-        message = _chosen(self.messages, pick)
-        if not _keeps_slot_for_callbacks(message):
-            self._do(self.trial.cancel(message))
+        self._do(self.trial.cancel(_chosen(self.messages, pick)))
 
     @BUSY
     @rule(
@@ -241,8 +219,7 @@ class BrokerMachine(RuleBasedStateMachine):
             meant = [each for each in self.trial.oracle.messages.values() if _is_meant(each, query)]
             meant = [each for each in meant if not each.is_done and not each.is_cancelled][:count]
             query += [] if count is None else [("count", str(count))]
-        if not any(map(_keeps_slot_for_callbacks, meant)):
-            self._do(self.trial.cancel_many(query, meant))
+        self._do(self.trial.cancel_many(query, meant))
 
     @BUSY
     @rule(
@@ -255,14 +232,10 @@ class BrokerMachine(RuleBasedStateMachine):
         if act == "set":
             self._do(self.trial.set_queue(queue, parallelism, paused))
         elif act in ("delete", "replace"):
-            members = [each for each in self.messages if each.queue and each.queue.name == queue]
-            if not any(map(_leaves_a_slot_behind, members)):
-                self._do(self.trial.delete_queue(queue))
+            self._do(self.trial.delete_queue(queue))
             if act == "replace":
                 fresh = Wanted(HOOK, b"fresh", queue=queue)
-                self._do(
-                    self.trial.send(fresh), self.trial.set_queue(queue, 1, paused), self.trial.send(fresh)
-                )
+                self._do(self.trial.send(fresh), self.trial.send(fresh))
         else:
             self._do(self.trial.pause_queue(queue, act == "pause"))
 

@@ -27,8 +27,8 @@ SCHEDULES = st.sampled_from(("often", "seldom"))
 URLS = st.sampled_from((HOOK, "https://b.example/hook?x=1"))
 ENDPOINTS = st.sampled_from(("https://one.example", "https://two.example", "https://three.example"))
 BODIES = st.sampled_from((b"hello", b"", b"more"))
-PICKS = st.integers(0, 11)
-"""Which of those that are there."""
+PICKS = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 4, 6, 9))
+"""Which of those that are there: mostly the one that matters most."""
 COUNTS = st.sampled_from((None, 1, 2, 3))
 
 OUTCOMES = st.sampled_from(

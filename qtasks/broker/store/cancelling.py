@@ -38,6 +38,8 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
             session.run("pending_request_cancel", {"seq": row[0], "now": now})
         else:
             _drop(session, row, now)
+            if row[10]:  # what its callbacks report on has ended in the queue (contract 1.5)
+                session.run("pending_keep_slot", {"source": row[0], "queue": row[1]})
             freed.update(each for each in (row[1], row[9]) if each is not None)
             if row[6]:
                 ended.append(row[6])
@@ -48,7 +50,7 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
 
 
 def _drop(session: Session, row: Row, now: int) -> None:
-    seq, _, _, attempt, epoch, _, task_id, result_ttl_ms, created_at, _ = row
+    seq, _, _, attempt, epoch, _, task_id, result_ttl_ms, created_at, *_ = row
     at = max(now, created_at)
     session.run("pending_delete", {"seq": seq})
     end = {"message": seq, "epoch": epoch + 1, "kind": LogKind.CANCELLED.value, "started_at": at}

@@ -78,6 +78,8 @@ def _moved(session: Session, settlement: Settlement, freed: set[int]) -> Settlem
         freed.update(slot[:1] if slot and slot[0] is not None else ())
     fence = {"seq": claim.seq, "epoch": claim.lease_epoch}
     row = session.one("pending_cancel_at", fence)
+    if row is not None and row[1] != claim.queue_id:  # its queue was dropped meanwhile
+        settlement = replace(settlement, claim=replace(claim, queue=None, queue_id=row[1]))
     if row is not None and row[0] is not None:
         called_off = not isinstance(verdict, Delivered)
         settlement = replace(settlement, verdict=Cancelled() if called_off else verdict, cancel_at=row[0])

@@ -123,7 +123,7 @@ WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
 
 -- name: pending_of_message
 SELECT p.seq, p.queue, p.state, p.attempt, p.lease_epoch, p.cancel_at, m.task_id, m.result_ttl_ms, m.created_at,
-       p.slot_queue
+       p.slot_queue, m.queue IS NOT NULL AND m.extras IS NOT NULL
 FROM messages m
 JOIN pending p ON p.seq = m.seq
 WHERE m.id = :id
@@ -144,7 +144,7 @@ SET cancel_at = :now
 WHERE seq = :seq
 
 -- name: pending_cancel_at
-SELECT cancel_at
+SELECT cancel_at, queue
 FROM pending
 WHERE seq = :seq AND lease_epoch = :epoch
 
