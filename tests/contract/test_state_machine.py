@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -52,8 +53,8 @@ from tests.support.trial_choices import (
 
 STEPS = 50
 """In each of the runs, of which there are 10, or 100 in a full one."""
-
 CROWD = 10
+"""So many messages are enough to be pending at once."""
 
 T = TypeVar("T")
 Act = Coroutine[Any, Any, None]
@@ -231,11 +232,13 @@ class BrokerMachine(RuleBasedStateMachine):
     def steer_queue(self, queue: str, act: str, parallelism: int, paused: bool | None) -> None:
         if act == "set":
             self._do(self.trial.set_queue(queue, parallelism, paused))
-        elif act in ("delete", "replace"):
+        elif act == "delete":
             self._do(self.trial.delete_queue(queue))
-            if act == "replace":
-                fresh = Wanted(HOOK, b"fresh", queue=queue)
-                self._do(self.trial.send(fresh), self.trial.send(fresh))
+        elif act == "replace":
+            # The one that was made last: the next may be given its number.
+            name = next(reversed(self.trial.oracle.queues), queue)
+            fresh = Wanted(HOOK, b"fresh", queue=name)
+            self._do(self.trial.delete_queue(name), self.trial.send(fresh), self.trial.send(fresh))
         else:
             self._do(self.trial.pause_queue(queue, act == "pause"))
 
@@ -385,6 +388,33 @@ def _is_letter_meant(letter: Letter, query: Sequence[tuple[str, str]]) -> bool:
     if statuses:
         return str(letter.outcome.status) in statuses
     return _is_meant(letter.message, query)
+
+
+async def test_a_message_that_nobody_asked_for_is_noticed(tmp_path: Path) -> None:
+    trial = Trial(tmp_path / "q.db")
+    await trial.broker.ask("POST", f"/v2/publish/{HOOK}")
+
+    with pytest.raises(AssertionError, match="nobody asked for the message"):
+        await trial.compare()
+
+    await trial.broker.end()
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "complaint"), [(1, "may not start: READY"), (3, "the broker does not start")]
+)
+async def test_a_message_that_starts_too_early_or_too_late_is_noticed(
+    tmp_path: Path, parallelism: int, complaint: str
+) -> None:
+    trial = Trial(tmp_path / "q.db")
+    await trial.set_queue("mail", 2, None)
+    await trial.batch([Wanted(HOOK, queue="mail")] * 3)
+    trial.oracle.set_queue("mail", parallelism, None)
+
+    with pytest.raises(AssertionError, match=complaint):
+        await trial.claim()
+
+    await trial.broker.end()
 
 
 def test_the_broker_does_what_the_contract_says_whatever_comes_in_whatever_order(tmp_path: Path) -> None:
