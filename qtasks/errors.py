@@ -6,6 +6,7 @@ QTasksError
   +-- ArgumentsError            mend the call: arguments do not fit the task's signature
   +-- EncodeError               mend a value: it would not come back equal
   +-- DecodeError               stored bytes that this version cannot read back
+  +-- TaskTimeout               a task that was given up after its `timeout`
   +-- OutsideTask               mend the code: there is no task here to ask about
   +-- InvalidValue              text that a parser of the wire refuses
   +-- SignatureError            a token or body that nobody with the key has signed
@@ -75,6 +76,10 @@ class DecodeError(QTasksError, ValueError):
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
         self.path = path
+
+
+class TaskTimeout(QTasksError, TimeoutError):
+    """A task was given up after its `timeout`: what hooks and `no_retry_on` see of it."""
 
 
 class OutsideTask(QTasksError, RuntimeError):

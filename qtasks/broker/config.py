@@ -35,6 +35,8 @@ class BrokerConfig:
     max_timeout_ms: int = 7_200_000
     """A message that names no timeout, or a longer one, gets this (contract 3.4)."""
     dedup_window_ms: int = 600_000
+    max_dedup_window_ms: int = 366 * DAY_MS
+    """The longest window that a message may ask for; a task id is remembered as long as its message."""
     readable_ms: int = 60_000
     """For how long a finished message can still be read by its id (contract 1.2)."""
     retention_ms: int = 3 * DAY_MS

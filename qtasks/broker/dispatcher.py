@@ -18,7 +18,7 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer, storable
 from qtasks.broker.retry import judge
 from qtasks.broker.room import Room
-from qtasks.broker.store import messages, settling
+from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Reply, Settlement
 from qtasks.clock import Clock
@@ -90,7 +90,7 @@ class Dispatcher:
             await self._follow_the_wall(self._clock.now())
             claim = self._claim_of(slots)
             claimed = await self._database.write(claim)
-            self._start(claimed.claims)
+            self._start(claimed)
         return claimed
 
     @property
@@ -100,7 +100,7 @@ class Dispatcher:
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
         return partial(
-            messages.claim,
+            claiming.claim,
             node=self._node,
             app=self._app,
             slots=slots,
@@ -131,7 +131,10 @@ class Dispatcher:
         ]
         return max((each for each in left if each > 0), default=None)
 
-    def _start(self, claims: Sequence[Claim]) -> None:
+    def _start(self, claimed: Claimed) -> None:
+        claims = claimed.claims
+        if claimed.ended:
+            self._finished(claimed.ended)
         self._in_flight.update((each.seq, each) for each in claims)
         self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.seq, self._clock.monotonic()) for each in claims if each.is_suspect)
@@ -241,7 +244,7 @@ class Dispatcher:
             claim = self._in_flight.pop(each.claim.seq, None)
             self._large_bytes -= _large_bytes(claim) if claim else 0
             self._alone_since.pop(each.claim.seq, None)
-        self._start(claimed.claims)
+        self._start(claimed)
         if len(self._in_flight) < self._config.concurrency or not all(map(_is_final, recorded)):
             self._freed.set()  # there are slots left, or a new instant to wait for
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
@@ -280,7 +283,7 @@ class Dispatcher:
             return
         if len(self._in_flight) >= self._config.concurrency:
             await self._first(self._freed.wait())
-        elif not claimed.claims:
+        elif not claimed.claims and not claimed.ended:
             await self._first(self._database.changed(self._wait_ms(claimed.next_due_at)), self._freed.wait())
 
     def _wait_ms(self, next_due_at: int | None) -> int:

@@ -25,6 +25,7 @@ from qtasks.protocol.destinations import API_NAMES, check_queue_name, check_url
 from qtasks.protocol.headers import Callback, Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
 
+REPLAY_OF = "Qtasks-Replay-Of"
 INTERNAL_SUFFIX = ".qtasks.internal"
 NEEDS_CALLBACK = "api/llm"
 ASKED = attrgetter(*OPTIONS)
@@ -87,7 +88,7 @@ class Intake:
             task_id=options.task_id,
             result_ttl_ms=options.result_ttl_ms,
             dedup_key=_dedup_key(outgoing),
-            dedup_until=now + config.dedup_window_ms,
+            dedup_until=_dedup_until(options, now, config.dedup_window_ms),
             app=self._app if is_internal else None,
             caller_ip=outgoing.caller_ip,
             extras=extras,
@@ -114,7 +115,7 @@ class Intake:
             start_at=_start_at(options, now),
             app=self._app if is_internal else None,
             method=method or original.method,
-            headers=tuple((dict(original.headers) | dict(plain_headers(options))).items()),
+            headers=_replayed(original, options),
             max_retries=original.max_retries if options.retries is None else options.retries,
             timeout_ms=min(options.timeout_ms or original.timeout_ms, self._config.max_timeout_ms),
             retry_delay=options.retry_delay or original.retry_delay,
@@ -168,8 +169,12 @@ class Intake:
 
     def _check_combination(self, outgoing: Outgoing, now: int) -> None:
         options, queue = outgoing.options, outgoing.queue
-        if options.expires_at is not None:
-            raise BadRequest("Qtasks-Expires: expiry is not supported by this version of the broker")
+        if options.expires_at is not None and options.expires_at <= now:
+            raise BadRequest(
+                f"Qtasks-Expires: {options.expires_at} is past; send an instant to come, in Unix ms"
+            )
+        if options.unique is not None and options.dedup_id is None:
+            raise BadRequest("Qtasks-Unique: it says how long an Upstash-Deduplication-Id holds; send both")
         for header, callback in (
             ("Upstash-Callback", options.callback),
             ("Upstash-Failure-Callback", options.failure_callback),
@@ -218,6 +223,10 @@ class Intake:
             raise QuotaExceeded(
                 f"quota maxMessageSize exceeded, current limit: {config.max_message_bytes} bytes"
             )
+        if options.dedup_window_ms is not None and options.dedup_window_ms > config.max_dedup_window_ms:
+            raise QuotaExceeded(
+                f"quota maxDedupWindow exceeded, current limit: {config.max_dedup_window_ms // 1000}"
+            )
         if options.retries is not None and options.retries > config.max_retries:
             raise QuotaExceeded(f"quota maxRetries exceeded, current limit: {config.max_retries}")
         start_at = _start_at(options, now)
@@ -239,7 +248,7 @@ def _place(queue: str | None, declared: QueueSpec | None, extras: Extras) -> tup
 
 def _extras(outgoing: Outgoing, api: str | None) -> Extras:
     options = outgoing.options
-    given = (outgoing.group_name, outgoing.endpoint_name, outgoing.schedule_id, api)
+    given = (outgoing.group_name, outgoing.endpoint_name, outgoing.schedule_id, api, options.expires_at)
     asked = ASKED(options)
     if asked == NOTHING_ASKED and not any(given):
         return NO_EXTRAS
@@ -268,6 +277,18 @@ def plain_headers(options: Options) -> tuple[tuple[str, str], ...]:
     return (("Content-Type", options.content_type), *options.forward)
 
 
+def _replayed(original: NewMessage, options: Options) -> tuple[tuple[str, str], ...]:
+    """Give the headers of a replay; a task is told that it is one, others get what they were sent before."""
+    mark = {} if original.task_id is None else {REPLAY_OF: original.id}
+    return tuple((dict(original.headers) | mark | dict(plain_headers(options))).items())
+
+
+def _dedup_until(options: Options, now: int, usual_ms: int) -> int:
+    if options.unique is not None:
+        return messages.NO_WINDOW
+    return now + (usual_ms if options.dedup_window_ms is None else options.dedup_window_ms)
+
+
 def _dedup_key(outgoing: Outgoing) -> str | None:
     """Give the account-wide key of contract 3.9; an explicit id wins over the content.
 
@@ -276,7 +297,8 @@ def _dedup_key(outgoing: Outgoing) -> str | None:
     options = outgoing.options
     endpoint = "" if outgoing.group_name is None else f":{outgoing.destination}"
     if options.dedup_id is not None:
-        return f"{messages.EXPLICIT_KEY}{options.dedup_id}{endpoint}"
+        prefix = messages.EXPLICIT_KEY if options.unique is None else messages.UNIQUE_KEYS[options.unique]
+        return f"{prefix}{options.dedup_id}{endpoint}"
     if not options.content_dedup:
         return None
     digest = hashlib.sha256()

@@ -5,17 +5,17 @@ Pure: no clock, no database, no HTTP. The dispatcher calls `judge` and hands the
 
 from __future__ import annotations
 
-import math
-
 from qtasks.broker.store.records import Again, Claim, Dead, Delivered, Reply, Verdict
 from qtasks.protocol.expression import parse_expression
 from qtasks.protocol.hints import retry_hint_ms
+from qtasks.protocol.ladder import ladder_ms
 
 NON_RETRYABLE = 489
 UNCOUNTED = "qtasks-uncounted"
 """Response header of our webhook: the attempt was not made. Its value says why."""
 STILL_RUNNING = "running"
-DAY_S = 86_400
+EXPIRED = "expired"
+"""It is too late to start it, which the claim will find out: no dead letter comes of it."""
 JITTER = 0.1
 UNCOUNTED_PAUSE_MS = 1000
 
@@ -29,12 +29,17 @@ def judge(claim: Claim, reply: Reply, now: int, fraction: float, *, strict: bool
     if 200 <= reply.status < 300:
         return Delivered()
     headers = {name.lower(): value for name, value in reply.headers}
-    if reply.status == NON_RETRYABLE and headers.get("upstash-nonretryable-error", "").lower() == "true":
-        return Dead()
     marker = None if strict else headers.get(UNCOUNTED)
+    is_refused = (
+        reply.status == NON_RETRYABLE and headers.get("upstash-nonretryable-error", "").lower() == "true"
+    )
+    if is_refused and marker != EXPIRED:
+        return Dead()
     if marker is not None and claim.task_id is not None and _may_go_uncounted(claim, marker, now):
         hint = retry_hint_ms(reply.headers, now)
         return Again(now + (UNCOUNTED_PAUSE_MS if hint is None else hint), counted=False)
+    if is_refused:
+        return Dead()
     if claim.attempt > claim.max_retries:
         return Dead()
     return Again(now + _delay_ms(claim, reply, now, 0 if strict else fraction))
@@ -57,14 +62,3 @@ def _delay_ms(claim: Claim, reply: Reply, now: int, fraction: float) -> int:
         return parse_expression(claim.retry_delay).delay_ms(retried)
     ladder = ladder_ms(retried)
     return ladder + int(ladder * JITTER * fraction)
-
-
-def ladder_ms(retried: int) -> int:
-    """Say how long the default ladder waits before the next attempt, in ms of whole seconds.
-
-    `retried` counts the retries already made, from 0.
-
-    >>> [ladder_ms(n) // 1000 for n in range(5)]
-    [12, 148, 1808, 22026, 86400]
-    """
-    return 1000 * (DAY_S if retried >= 4 else min(DAY_S, math.floor(math.exp(2.5 * (retried + 1)))))

@@ -52,9 +52,19 @@ class Schedules:
             raise BadRequest("Upstash-Not-Before: a schedule cannot have one; use Upstash-Delay")
         if options.task_id is not None:
             raise BadRequest("Qtasks-Task-Id: it names one call, and a schedule makes many")
+        if options.expires_at is not None:
+            raise BadRequest("Qtasks-Expires: it is one instant, and a schedule goes on")
         now = self._clock.now()
         # A deduplication id would stop every fire but the first (contract 1.7).
-        kept = replace(options, cron=None, schedule_id=None, dedup_id=None, content_dedup=False)
+        kept = replace(
+            options,
+            cron=None,
+            schedule_id=None,
+            dedup_id=None,
+            dedup_window_ms=None,
+            unique=None,
+            content_dedup=False,
+        )
         schedule = StoredSchedule(
             id=options.schedule_id or self._ids.schedule_id(),
             cron=options.cron.text,

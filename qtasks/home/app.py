@@ -28,6 +28,7 @@ from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
 from qtasks.tasks.many import Collection
 from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
+from qtasks.tasks.packing import Packer
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.results import AsyncResult
@@ -214,9 +215,7 @@ class QTasks:
         )
 
     def _make_caller(self) -> Caller:
-        return Caller(
-            self._home,
-            self._home,
+        packer = Packer(
             signer=self._get_signer,
             destination=self._destination(),
             queues=self._queues,
@@ -224,6 +223,7 @@ class QTasks:
             clock=self._clock,
             ids=self._ids,
         )
+        return Caller(self._home, self._home, packer, self._clock)
 
     def _get_caller(self) -> Caller:
         return self._caller
@@ -270,6 +270,7 @@ class QTasks:
                 threads=self._threads,
                 layers=self._layers,
                 clock=self._clock,
+                ids=self._ids,
                 redact=(*self._secrets(), *settings.signing_keys, settings.token or "", *self._stored_keys()),
             )
         return self._executor

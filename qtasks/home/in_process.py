@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from qtasks.broker.store.records import Claim, Reply
+from qtasks.tasks.answers import uncounted
 from qtasks.tasks.envelope import SIGNATURE_HEADER
-from qtasks.tasks.execution import Delivery, Executor, uncounted
+from qtasks.tasks.execution import Delivery, Executor
 
 log = logging.getLogger("qtasks.app")
 
@@ -30,8 +31,9 @@ class AppRunner:
             task.add_done_callback(self._running.discard)
 
     async def _run(self, claim: Claim, tell: Tell) -> None:
-        signature = next((value for name, value in claim.headers if name == SIGNATURE_HEADER), None)
-        delivery = Delivery(claim.id, claim.body, signature, claim.attempt - 1)
+        headers = {name.lower(): value for name, value in claim.headers}
+        signature = headers.get(SIGNATURE_HEADER.lower())
+        delivery = Delivery(claim.id, claim.body, signature, claim.attempt - 1, headers)
         try:
             answer = await self._executor().execute(delivery)
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from qtasks.protocol.durations import parse_duration_ms
 from qtasks.protocol.expression import parse_expression
 from qtasks.protocol.text import quoted
 
+UNIQUE = ("started", "finished")
 CATCH_UP = ("latest", "all", "none")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_LABEL_BYTES = 256
@@ -120,6 +121,13 @@ def read_catch_up(text: str) -> str:
     """Read what a schedule does about fires that were missed."""
     if text.lower() not in CATCH_UP:
         raise InvalidValue(f"must be one of {', '.join(CATCH_UP)}, not {quoted(text)}")
+    return text.lower()
+
+
+def read_unique(text: str) -> str:
+    """Read how long a deduplication id holds where it does so without a window."""
+    if text.lower() not in UNIQUE:
+        raise InvalidValue(f"must be {' or '.join(UNIQUE)}, not {quoted(text)}")
     return text.lower()
 
 

@@ -55,6 +55,9 @@ class Options:
     not_before: int | None = None
     labels: tuple[str, ...] = ()
     dedup_id: str | None = None
+    dedup_window_ms: int | None = None
+    unique: str | None = None
+    """How long its deduplication id holds: until the message has "started" or "finished"."""
     content_dedup: bool = False
     task_id: str | None = None
     start_at: int | None = None
@@ -131,6 +134,8 @@ ROWS = (
     Row("Upstash-Deduplication-Id", "dedup_id", values.read_dedup_id, str),
     Row("Upstash-Content-Based-Deduplication", "content_dedup", values.read_flag, values.write_flag),
     Row("Qtasks-Task-Id", "task_id", values.read_task_id, str),
+    Row("Qtasks-Dedup-Window", "dedup_window_ms", values.read_seconds, values.write_seconds),
+    Row("Qtasks-Unique", "unique", values.read_unique, str),
     Row("Qtasks-Not-Before", "start_at", values.read_count, str),
     Row("Qtasks-Expires", "expires_at", values.read_count, str),
     Row("Qtasks-Result-TTL", "result_ttl_ms", values.read_seconds, values.write_seconds),

@@ -70,12 +70,14 @@ class Outgoing:
 class Enqueued:
     """The broker's answer for one message; of a duplicate, the id of the message already there.
 
-    `url` is the endpoint's, where the destination is a URL group; otherwise there is none.
+    `url` is the endpoint's, where the destination is a URL group; otherwise there is none. `task_id` is
+    that of the message already there, if it is another one than was asked for.
     """
 
     message_id: str
     deduplicated: bool = False
     url: str | None = None
+    task_id: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Make the answer's JSON object (contract 2.1)."""
@@ -91,6 +93,7 @@ _ENQUEUED = (
     json.text("message_id", "messageId", required=True),
     json.text("url", "url"),
     json.flag("deduplicated", "deduplicated"),
+    json.text("task_id", "taskId"),
 )
 
 

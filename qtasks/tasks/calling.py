@@ -1,47 +1,25 @@
-"""Turns a call of a task into a message and sends it: bind, convert, seal, enqueue."""
+"""Sends the calls of an app: binds and converts their arguments, has them packed, and enqueues them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from qtasks.clock import Clock
-from qtasks.errors import (
-    ArgumentsError,
-    BrokerUnreachable,
-    ConfigurationError,
-    InvalidValue,
-)
-from qtasks.ids import Ids
+from qtasks.errors import ArgumentsError, BrokerUnreachable, ConfigurationError, InvalidValue
 from qtasks.protocol.durations import span_ms
 from qtasks.protocol.header_values import read_task_id
-from qtasks.protocol.headers import Options, QueueSpec
-from qtasks.protocol.shapes import Enqueued, Outgoing
-from qtasks.tasks.codec import Signature, compile_signature
-from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
-from qtasks.tasks.many import Batches, Collection, TaskCall, collect
-from qtasks.tasks.options import Layers, Span, TaskOptions
-from qtasks.tasks.queues import Queue
+from qtasks.protocol.shapes import Outgoing
+from qtasks.tasks.codec import compile_signature
+from qtasks.tasks.keys import Span
+from qtasks.tasks.many import Batches, Collection, Sent, TaskCall, collect, land
+from qtasks.tasks.options import Layers, TaskOptions
+from qtasks.tasks.packing import Packer, Target
 from qtasks.tasks.results import AsyncResult, ResultSource
 from qtasks.tasks.senders import Sender
-
-JSON_TYPE = "application/json"
-DECLARED = QueueSpec(parallelism=16, ordered=False)
-
-
-class Target(Protocol):
-    """What is called: a task of ours, or one that is only known by name."""
-
-    name: str
-    signature: Signature
-
-    def options_in(self, layers: Layers) -> TaskOptions:
-        """Give what holds in an app."""
-        ...
 
 
 class Elsewhere:
@@ -67,28 +45,13 @@ _ANYTHING = compile_signature(_anything, name="send")
 
 
 class Caller:
-    """Sends the calls of one app's tasks. `destination` is the address of the app's webhook."""
+    """Sends the calls of one app's tasks."""
 
-    def __init__(
-        self,
-        sender: Sender,
-        results: ResultSource,
-        *,
-        signer: Callable[[], EnvelopeSigner],
-        destination: str,
-        queues: Mapping[str, Queue],
-        layers: Layers,
-        clock: Clock,
-        ids: Ids,
-    ) -> None:
+    def __init__(self, sender: Sender, results: ResultSource, packer: Packer, clock: Clock) -> None:
         self._sender = sender
         self._results = results
-        self._signer = signer
-        self._destination = destination
-        self._queues = {name: queue.spec for name, queue in queues.items()}
-        self._layers = layers
+        self._packer = packer
         self._clock = clock
-        self._ids = ids
 
     def send(
         self,
@@ -101,108 +64,79 @@ class Caller:
         task_id: str | None = None,
     ) -> AsyncResult[Any]:
         """Enqueue one call; see `Task.delay` for what it raises."""
-        start_at = _start_at(countdown, eta, self._clock.now())
-        if task_id is not None:
-            _check_task_id(task_id)
-        message = self._message(target, *target.signature.encode(args, kwargs), start_at, task_id)
-        return self._deliver(target, message)
+        return self._deliver(self._sent(target, args, kwargs, countdown, eta, task_id))
 
     async def asend(
-        self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        countdown: Span | None = None,
+        eta: datetime | None = None,
+        task_id: str | None = None,
     ) -> AsyncResult[Any]:
         """Do what `send` does without blocking the event loop."""
-        message = self._message(target, *target.signature.encode(args, kwargs))
-        if not collect(self._sender, [message]):
+        sent = self._sent(target, args, kwargs, countdown, eta, task_id)
+        if not collect(self._sender, [sent]):
             try:
-                await self._sender.asend([message])
+                land([sent], await self._sender.asend([sent.message]))
             except BrokerUnreachable as error:
-                raise self._with_repeat(error, target, message) from error.__cause__
-        return self._handle(target, message)
+                raise self._with_repeat(error, sent) from error.__cause__
+        return sent.result
 
     def batches(self, target: Target, calls: Iterable[TaskCall[..., Any]]) -> Batches[Any]:
         """Make ready to enqueue many calls of one task; those in a `collect` block wait for its end."""
 
-        def prepare(call: object) -> Outgoing:
+        def prepare(call: object) -> Sent:
             if not isinstance(call, TaskCall) or call.task != target.name:
                 raise ArgumentsError(
                     f"{target.name}.delay_many takes calls of its own task, not {call!r}; "
                     "make them with its .call(...)"
                 )
-            return self._message(target, call.args, call.kwargs)
+            return self._with_result(target, self._packer.message(target, call.args, call.kwargs))
 
-        return Batches(calls, _Gathering(self._sender), prepare=prepare, result=partial(self._handle, target))
+        return Batches(calls, self._sender, prepare)
 
     def collection(self) -> Collection:
         """Make a block that gathers the calls of this app."""
         return Collection(self._sender)
 
-    def _deliver(self, target: Target, message: Outgoing) -> AsyncResult[Any]:
-        if not collect(self._sender, [message]):
-            try:
-                self._sender.send([message])
-            except BrokerUnreachable as error:
-                raise self._with_repeat(error, target, message) from error.__cause__
-        return self._handle(target, message)
+    def _sent(
+        self,
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        countdown: Span | None,
+        eta: datetime | None,
+        task_id: str | None,
+    ) -> Sent:
+        start_at = None
+        if countdown is not None or eta is not None:
+            start_at = _start_at(countdown, eta, self._clock.now())
+        if task_id is not None:
+            _check_task_id(task_id)
+        encoded = target.signature.encode(args, kwargs)
+        return self._with_result(target, self._packer.message(target, *encoded, start_at, task_id))
 
-    def _with_repeat(self, error: BrokerUnreachable, target: Target, message: Outgoing) -> BrokerUnreachable:
-        return BrokerUnreachable(
-            str(error), task_id=message.options.task_id, repeat=lambda: self._deliver(target, message)
-        )
-
-    def _handle(self, target: Target, message: Outgoing) -> AsyncResult[Any]:
+    def _with_result(self, target: Target, message: Outgoing) -> Sent:
         assert message.options.task_id is not None
         decode = target.signature.decode_result
-        return AsyncResult(message.options.task_id, source=self._results, decode=decode, clock=self._clock)
-
-    def _message(
-        self, target: Target, args: Any, kwargs: Any, start_at: int | None = None, task_id: str | None = None
-    ) -> Outgoing:
-        now = self._clock.now()
-        options = target.options_in(self._layers)
-        id_ = task_id or self._ids.task_id(now)
-        envelope = Envelope(
-            task=target.name,
-            id=id_,
-            args=args,
-            kwargs=kwargs,
-            destination=self._destination,
-            enqueued_at=now,
-            timeout_ms=options.timeout_ms,
-            queue=options.queue,
-            start_at=start_at,
+        result: AsyncResult[Any] = AsyncResult(
+            message.options.task_id, source=self._results, decode=decode, clock=self._clock
         )
-        body = pack(envelope)
-        return Outgoing(
-            destination=self._destination,
-            body=body,
-            options=Options(
-                content_type=JSON_TYPE,
-                forward=((SIGNATURE_HEADER, self._signer().sign(body)),),
-                timeout_ms=options.timeout_ms,
-                retries=options.retries,
-                retry_delay=options.retry_delay,
-                dedup_id=id_,
-                task_id=id_,
-                start_at=start_at,
-                labels=options.labels,
-                result_ttl_ms=options.result_ttl_ms,
-                queue=self._queues.get(options.queue, DECLARED),
-            ),
-            queue=options.queue,
-        )
+        return Sent(message, result)
 
+    def _deliver(self, sent: Sent) -> AsyncResult[Any]:
+        if not collect(self._sender, [sent]):
+            try:
+                land([sent], self._sender.send([sent.message]))
+            except BrokerUnreachable as error:
+                raise self._with_repeat(error, sent) from error.__cause__
+        return sent.result
 
-class _Gathering:
-    """A sender that leaves messages to an open `collect` block, if there is one."""
-
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        return [] if collect(self._sender, messages) else self._sender.send(messages)
-
-    async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        return [] if collect(self._sender, messages) else await self._sender.asend(messages)
+    def _with_repeat(self, error: BrokerUnreachable, sent: Sent) -> BrokerUnreachable:
+        return BrokerUnreachable(str(error), task_id=sent.result.id, repeat=lambda: self._deliver(sent))
 
 
 def _check_task_id(task_id: str) -> None:

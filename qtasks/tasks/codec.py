@@ -73,6 +73,23 @@ class Signature:
             raise _located(error) from error.__cause__
         return tuple(positional), named
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that calls fill in."""
+        outward = self._compiled().outward
+        rest = () if outward.rest is None else (outward.rest[0],)
+        return tuple(dict.fromkeys((*outward.names, *rest, *outward.named)))
+
+    def arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """Give what `encode` returned by parameter, with the defaults filled in, as JSON values.
+
+        A default that is none of its parameter's values is left out.
+        """
+        plan = self._compiled()
+        names, rest = plan.outward.names, plan.outward.rest
+        found = {**plan.defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        return found if rest is None else {**found, rest[0]: [*args[len(names) :]]}
+
     def encode_result(self, value: object) -> object:
         """Return what the task returned, ready for orjson; raises `EncodeError`."""
         try:
@@ -191,6 +208,7 @@ class _Plan:
     outward: _Way
     homeward: _Way
     result: Converter
+    defaults: dict[str, object]
 
 
 def _compile(function: Callable[..., object], name: str, skip_first: bool) -> _Plan:
@@ -221,7 +239,19 @@ def _compile(function: Callable[..., object], name: str, skip_first: bool) -> _P
         _way(parameters, {name: converter.encode for name, converter in found.items()}),
         _way(parameters, {name: converter.decode for name, converter in found.items()}),
         result,
+        _defaults(parameters, found),
     )
+
+
+def _defaults(parameters: Sequence[inspect.Parameter], found: Mapping[str, Converter]) -> dict[str, object]:
+    encoded: dict[str, object] = {}
+    for each in parameters:
+        if each.default is not each.empty:
+            try:
+                encoded[each.name] = found[each.name].encode(each.default, 0)
+            except EncodeError:
+                pass  # `size: int = None`: it is never sent, so it need not travel
+    return encoded
 
 
 def _shape(parameters: Sequence[inspect.Parameter]) -> _Shape:

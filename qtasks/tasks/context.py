@@ -6,6 +6,7 @@ It is made and set by `execution.py`, on the thread and in the context in which 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from typing import NoReturn
 from qtasks.clock import Clock
 from qtasks.errors import OutsideTask, Retry
 from qtasks.protocol.durations import span_ms
-from qtasks.tasks.options import Span
+from qtasks.tasks.keys import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Context:
     """The instant of `countdown` or `eta`; None for a call that was to run at once."""
     deadline: datetime | None
     """When this attempt is given up, as `timeout` says."""
+    headers: Mapping[str, str] = field(repr=False)
+    """What came with the delivery, names in lower case."""
     _ends_at: int | None = field(repr=False)
     _clock: Clock = field(repr=False)
 
@@ -43,6 +46,11 @@ class Context:
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         return self.retried + 1
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether a dead letter is being run again; only our own broker says so."""
+        return "qtasks-replay-of" in self.headers
 
     def remaining(self) -> float:
         """Say how many seconds are left until the deadline: 0 after it, infinity without one.
@@ -92,6 +100,7 @@ def make_context(
     enqueued_at: int,
     start_at: int | None = None,
     timeout_ms: int | None = None,
+    headers: Mapping[str, str] | None = None,
     clock: Clock,
 ) -> Context:
     """Make the context of an attempt that starts now; instants are Unix milliseconds."""
@@ -104,6 +113,7 @@ def make_context(
         enqueued_at=_instant(enqueued_at),
         scheduled_at=None if start_at is None else _instant(start_at),
         deadline=None if timeout_ms is None else _instant(clock.now() + timeout_ms),
+        headers=headers or {},
         _ends_at=None if timeout_ms is None else clock.monotonic() + timeout_ms,
         _clock=clock,
     )

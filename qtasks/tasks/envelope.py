@@ -39,6 +39,11 @@ class Envelope:
     queue: str | None = None
     """Where it was enqueued, and from when on it was to run: for the task to read, not to obey."""
     start_at: int | None = None
+    retries: int | None = None
+    retry_delay: str | None = None
+    """What the broker was told of retries, for the app to say what a failure comes to."""
+    number: int = 0
+    """How many times the call was enqueued anew under its id."""
 
 
 class EnvelopeSigner:
@@ -77,6 +82,12 @@ def pack(envelope: Envelope) -> bytes:
         meta["queue"] = envelope.queue
     if envelope.start_at is not None:
         meta["startAt"] = envelope.start_at
+    if envelope.retries is not None:
+        meta["retries"] = envelope.retries
+    if envelope.retry_delay is not None:
+        meta["retryDelay"] = envelope.retry_delay
+    if envelope.number:
+        meta["number"] = envelope.number
     return orjson.dumps(
         {
             "v": VERSION,
@@ -110,6 +121,9 @@ def unpack(body: bytes) -> Envelope:
             expires_at=meta.get("expiresAt"),
             queue=meta.get("queue"),
             start_at=meta.get("startAt"),
+            retries=meta.get("retries"),
+            retry_delay=meta.get("retryDelay"),
+            number=meta.get("number", 0),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import orjson
 
 from qtasks.clock import Clock
-from qtasks.errors import DecodeError, EncodeError, Reject, Retry, SignatureError
-from qtasks.tasks.context import CURRENT, make_context
+from qtasks.errors import DecodeError, EncodeError, SignatureError, TaskTimeout
+from qtasks.ids import Ids
+from qtasks.tasks.answers import NON_RETRYABLE, UNCOUNTED, Answer, describe, problem, uncounted
+from qtasks.tasks.context import CURRENT, Context, make_context
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
-from qtasks.tasks.options import NO_LAYERS, Layers
+from qtasks.tasks.hooks import hooks_of, tell
+from qtasks.tasks.limits import await_within, thread_within
+from qtasks.tasks.options import NO_LAYERS, Layers, TaskOptions
+from qtasks.tasks.outcomes import Ending, judge
 from qtasks.tasks.task import Task
-from qtasks.tasks.threads import Job, ThreadPool
+from qtasks.tasks.threads import ThreadPool
 
-UNCOUNTED = "Qtasks-Uncounted"
-NON_RETRYABLE = ("Upstash-NonRetryable-Error", "true")
 UNKNOWN_TASK_AFTER_S = 30
-MESSAGE_LIMIT = 4096
-TRACEBACK_LIMIT = 16384
+DEFAULT_RETRIES = 3  # of a call that an older version has enqueued, which does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,21 @@ class Delivery:
     body: bytes
     signature: str | None
     retried: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What came with it, names in lower case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the app answers: an HTTP status, headers and a JSON body."""
+@dataclass(slots=True)
+class _Attempt:
+    """One execution under way. `context` is there from the moment in which its time began."""
 
-    status: int
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
+    delivery: Delivery
+    envelope: Envelope
+    task: Task[..., Any, Any]
+    options: TaskOptions
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    context: Context | None = None
 
 
 class Executor:
@@ -65,6 +72,7 @@ class Executor:
         destination: str,
         threads: ThreadPool,
         clock: Clock,
+        ids: Ids | None = None,
         layers: Layers = NO_LAYERS,
         redact: Sequence[str] = (),
     ) -> None:
@@ -73,6 +81,7 @@ class Executor:
         self._destination = destination
         self._threads = threads
         self._clock = clock
+        self._ids = ids or Ids()
         self._layers = layers
         self._redact = [each for each in redact if each]
         self._running: set[str] = set()
@@ -89,15 +98,15 @@ class Executor:
             self._signer.check(delivery.body, delivery.signature)
             envelope = unpack(delivery.body)
         except SignatureError as error:
-            return _problem(403, "SignatureError", str(error))
+            return problem(403, "SignatureError", str(error))
         except DecodeError as error:
-            return _problem(489, "DecodeError", str(error), NON_RETRYABLE)
+            return problem(489, "DecodeError", str(error), NON_RETRYABLE)
         refusal = self._refusal(delivery, envelope)
         if refusal is not None:
             return refusal
         task = self._find(envelope.task)
         if task is None:
-            return _problem(
+            return problem(
                 503,
                 "UnknownTask",
                 f"no task is named {envelope.task!r} here; is the module that defines it imported?",
@@ -107,11 +116,19 @@ class Executor:
 
     def _refusal(self, delivery: Delivery, envelope: Envelope) -> Answer | None:
         if envelope.destination != self._destination:
-            return _problem(
+            return problem(
                 403, "SignatureError", f"the task was signed for {envelope.destination}, not for this app"
             )
         if envelope.expires_at is not None and self._clock.now() > envelope.expires_at:
-            return _problem(489, "Expired", "the task expired before it could run", NON_RETRYABLE)
+            # Our broker then sees for itself that it is too late; to others it is dead.
+            return problem(
+                489,
+                "Expired",
+                "the task expired before it could run",
+                (UNCOUNTED, "expired"),
+                ("Retry-After", "1"),
+                NON_RETRYABLE,
+            )
         if self.is_draining:
             return uncounted(503, "draining", "the app is shutting down", 1)
         if delivery.message_id in self._running:
@@ -122,31 +139,33 @@ class Executor:
         try:
             args, kwargs = task.signature.decode(envelope.args, envelope.kwargs)
         except DecodeError as error:
-            return _problem(489, "DecodeError", f"{task.name}: {error}", NON_RETRYABLE)
-        call = partial(self._enter, delivery, envelope, task, args, kwargs)
-        self._running.add(delivery.message_id)
-        over = partial(self._running.discard, delivery.message_id)
+            return problem(489, "DecodeError", f"{task.name}: {error}", NON_RETRYABLE)
+        attempt = _Attempt(delivery, envelope, task, task.options_in(self._layers), args, kwargs)
         try:
-            if task.is_coroutine:
-                result = await self._await(call, envelope.timeout_ms, over)
-            else:
-                result = await self._thread(call, envelope.timeout_ms, over)
-            return _returned(task, result)
+            result = await self._call(attempt)
         except BaseException as error:  # the wall around a task: SystemExit in one is its failure alone
             if _is_ours(error, task):
                 raise
-            return self._failure(error, task)
+            return await self._failed(error, attempt)
+        answer = _returned(task, result)
+        if answer.status == 200:
+            await self._tell(Ending.DONE, attempt, result)
+        return answer
 
-    def _enter(
-        self,
-        delivery: Delivery,
-        envelope: Envelope,
-        task: Task[..., Any, Any],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> Any:
+    async def _call(self, attempt: _Attempt) -> Any:
+        """Run the task's function within its time; it counts as running until it has really ended."""
+        self._running.add(attempt.delivery.message_id)
+        over = partial(self._running.discard, attempt.delivery.message_id)
+        call = partial(self._enter, attempt)
+        timeout_ms = attempt.envelope.timeout_ms
+        if attempt.task.is_coroutine:
+            return await await_within(call, timeout_ms, over)
+        return await thread_within(self._threads, call, timeout_ms, over, self._clock)
+
+    def _enter(self, attempt: _Attempt) -> Any:
         """Call the function with its context set; on the thread where it runs, and when its time begins."""
-        context = make_context(
+        task, envelope, delivery = attempt.task, attempt.envelope, attempt.delivery
+        context = attempt.context = make_context(
             task.name,
             envelope.id,
             delivery.message_id,
@@ -155,94 +174,39 @@ class Executor:
             enqueued_at=envelope.enqueued_at,
             start_at=envelope.start_at,
             timeout_ms=envelope.timeout_ms,
+            headers=delivery.headers,
             clock=self._clock,
         )
         CURRENT.set(context)
-        return task.function(context, *args, **kwargs) if task.is_bound else task.function(*args, **kwargs)
+        first = (context,) if task.is_bound else ()
+        return task.function(*first, *attempt.args, **attempt.kwargs)
 
-    async def _await(self, call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:
-        limit = asyncio.timeout(_seconds(timeout_ms))
-        try:
-            async with limit:
-                return await call()
-        except TimeoutError as error:
-            if limit.expired():
-                raise _OutOfTime(timeout_ms) from error
-            raise
-        finally:
-            CURRENT.set(None)  # what runs here next is no task: a server may use one context for several
-            over()
+    async def _failed(self, error: BaseException, attempt: _Attempt) -> Answer:
+        envelope = attempt.envelope
+        failure = judge(
+            error,
+            attempt.options,
+            retried=attempt.delivery.retried,
+            retries=DEFAULT_RETRIES if envelope.retries is None else envelope.retries,
+            retry_delay=envelope.retry_delay,
+            fraction=self._ids.fraction(),
+        )
+        type_ = "TimeoutError" if isinstance(error, TaskTimeout) else type(error).__name__
+        document = describe(error, type_, self._redact)
+        await self._tell(failure.ending, attempt, error)
+        return Answer(failure.status, document, failure.headers)
 
-    async def _thread(self, call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:
-        """Wait for a thread no longer than allowed; it cannot be stopped, so it stays marked as running."""
-        job = self._threads.start(call, over)
-        if timeout_ms is None:
-            return await job.future
-        timer = _Timer(job, timeout_ms, self._clock)
-        try:
-            return await job.future
-        finally:
-            timer.cancel()
-
-    def _failure(self, error: BaseException, task: Task[..., Any, Any]) -> Answer:
-        document = self._document(error)
-        if isinstance(error, Retry):
-            headers = () if error.after_s is None else (("Retry-After", f"{max(0.0, error.after_s):g}"),)
-            return Answer(503, document, headers)
-        if isinstance(error, Reject):
-            return Answer(489, document, (NON_RETRYABLE,))
-        if not task.options_in(self._layers).is_retried(error):
-            return Answer(489, document, (NON_RETRYABLE,))
-        return Answer(504 if isinstance(error, _OutOfTime) else 500, document)
-
-    def _document(self, error: BaseException) -> bytes:
-        name = "TimeoutError" if isinstance(error, _OutOfTime) else type(error).__name__
-        lines = traceback.format_exception(error.with_traceback(_own_frames(error)))
-        return _document(name, self._clean(_text(error)), self._clean("".join(lines)))
-
-    def _clean(self, text: str) -> str:
-        for secret in self._redact:
-            text = text.replace(secret, "***")
-        return text
-
-
-class _Timer:
-    """Gives a job up when its time is over; waiting for a free thread does not count."""
-
-    def __init__(self, job: Job, timeout_ms: int, clock: Clock) -> None:
-        self._job = job
-        self._timeout_ms = timeout_ms
-        self._clock = clock
-        self._look_in(timeout_ms)
-
-    def _look_in(self, ms: int) -> None:
-        self._handle = self._job.landing.loop.call_later(ms / 1000, self._look)
-
-    def _look(self) -> None:
-        started_at = self._job.started_at
-        used_ms = 0 if started_at is None else self._clock.monotonic() - started_at
-        if used_ms < self._timeout_ms:
-            self._look_in(self._timeout_ms - used_ms)
-        elif not self._job.future.done():
-            self._job.future.set_exception(_OutOfTime(self._timeout_ms))
-
-    def cancel(self) -> None:
-        """Look no more."""
-        self._handle.cancel()
-
-
-class _OutOfTime(TimeoutError):
-    """The task was given up after its `timeout`."""
-
-    def __init__(self, timeout_ms: int | None) -> None:
-        super().__init__(f"the task did not finish within {_seconds(timeout_ms):g} s")
+    async def _tell(self, ending: Ending, attempt: _Attempt, what: Any) -> None:
+        if attempt.context is not None:
+            for name, hook in hooks_of(attempt.options, ending):
+                await tell(hook, name, attempt.context, what, self._threads)
 
 
 def _returned(task: Task[..., Any, Any], result: object) -> Answer:
     """Answer with what a task returned; one that cannot travel would be no better the next time."""
     if inspect.iscoroutine(result):
         result.close()
-        return _problem(
+        return problem(
             489,
             "TaskDefinitionError",
             f"{task.name} is async inside a decorator that is not, so nothing has awaited it; "
@@ -252,33 +216,9 @@ def _returned(task: Task[..., Any, Any], result: object) -> Answer:
     try:
         return Answer(200, orjson.dumps(task.signature.encode_result(result)))
     except EncodeError as error:
-        return _problem(
+        return problem(
             489, "EncodeError", f"{task.name} ran, but its result cannot be sent: {error}", NON_RETRYABLE
         )
-
-
-def uncounted(status: int, why: str, message: str, after_s: int) -> Answer:
-    """Answer that this attempt was not made: our broker does not count it."""
-    return _problem(status, "NotNow", message, (UNCOUNTED, why), ("Retry-After", str(after_s)))
-
-
-def _problem(status: int, type_: str, message: str, *headers: tuple[str, str]) -> Answer:
-    return Answer(status, _document(type_, message, None), headers)
-
-
-def _document(type_: str, message: str, trace: str | None) -> bytes:
-    """The error document: what a caller, a dead letter queue or a person reads of a failure."""
-    error = {
-        "type": type_,
-        "message": _sendable(message[:MESSAGE_LIMIT]),
-        "traceback": None if trace is None else _sendable(trace[-TRACEBACK_LIMIT:]),
-    }
-    return orjson.dumps({"error": error})
-
-
-def _sendable(text: str) -> str:
-    """Replace lone surrogates, which JSON cannot carry."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _is_ours(error: BaseException, task: Task[..., Any, Any]) -> bool:
@@ -287,26 +227,3 @@ def _is_ours(error: BaseException, task: Task[..., Any, Any]) -> bool:
         current = asyncio.current_task()
         return current is not None and current.cancelling() > 0
     return isinstance(error, KeyboardInterrupt) and task.is_coroutine  # Ctrl-C never reaches our threads
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # its own code, and it may do anything
-        return f"<{type(error).__name__} that cannot be printed>"
-
-
-def _own_frames(error: BaseException) -> Any:
-    """Leave out our own frames at the top: the reader looks for theirs."""
-    trace = error.__traceback__
-    while (
-        trace is not None
-        and trace.tb_next
-        and trace.tb_frame.f_globals.get("__name__", "").startswith("qtasks.")
-    ):
-        trace = trace.tb_next
-    return trace
-
-
-def _seconds(ms: int | None) -> float | None:
-    return None if ms is None else ms / 1000

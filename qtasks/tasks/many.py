@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import orjson
 
@@ -41,32 +41,45 @@ class TaskCall(Generic[P, T]):
     kwargs: orjson.Fragment
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call on its way to the broker, and what its caller holds."""
+
+    message: Outgoing
+    result: AsyncResult[Any]
+
+
+def land(calls: Sequence[Sent], answers: Sequence[Enqueued]) -> None:
+    """Learn from the broker which calls were on their way already: their handles are those of the first."""
+    for sent, answer in zip(calls, answers, strict=True):
+        if answer.task_id is not None:
+            sent.result.id = answer.task_id
+
+
 class Batches(Generic[T]):
     """Calls on their way, batch by batch; what was given up for want of an answer can be taken up again.
 
-    `prepare` makes the message of a call, and `result` what its caller holds.
+    `prepare` makes a call ready to be sent.
     """
 
     def __init__(
         self,
         calls: Iterable[TaskCall[..., T]],
         sender: Sender,
-        *,
-        prepare: Callable[[TaskCall[..., T]], Outgoing],
-        result: Callable[[Outgoing], AsyncResult[T]],
+        prepare: Callable[[TaskCall[..., T]], Sent],
     ) -> None:
         self._calls: Iterator[TaskCall[..., T]] = iter(calls)
         self._sender = sender
         self._prepare = prepare
-        self._result = result
-        self._batch: list[Outgoing] = []
+        self._batch: list[Sent] = []
         self._results: list[AsyncResult[T]] = []
 
     def send(self) -> list[AsyncResult[T]]:
         """Send what is left, and give the handles of all calls, in order."""
         try:
             while self._fill():
-                self._sender.send(self._batch)
+                if not collect(self._sender, self._batch):
+                    land(self._batch, self._sender.send(_messages(self._batch)))
                 self._land()
         except BrokerUnreachable as error:
             raise self._noted(BrokerUnreachable(str(error), repeat=self.send)) from error.__cause__
@@ -79,7 +92,8 @@ class Batches(Generic[T]):
         """Do what `send` does without blocking the event loop."""
         try:
             while self._fill():
-                await self._sender.asend(self._batch)
+                if not collect(self._sender, self._batch):
+                    land(self._batch, await self._sender.asend(_messages(self._batch)))
                 self._land()
         except BrokerUnreachable as error:
             raise self._noted(BrokerUnreachable(str(error), repeat=self.send)) from error.__cause__
@@ -94,7 +108,7 @@ class Batches(Generic[T]):
         return bool(self._batch)
 
     def _land(self) -> None:
-        self._results += map(self._result, self._batch)
+        self._results += [each.result for each in self._batch]
         self._batch = []
 
     def _noted(self, error: E) -> E:
@@ -117,21 +131,21 @@ class Collection:
         self.sender = sender
         self.outer: Collection | None = None
         self._lock = threading.Lock()
-        self._messages: list[Outgoing] | None = None
+        self._calls: list[Sent] | None = None
 
     def __enter__(self) -> None:
-        if self._messages is not None:
+        if self._calls is not None:
             raise RuntimeError("this block is open already; call collect() again for another one")
-        self._messages = []
+        self._calls = []
         self.outer = _OPEN.get()
         _OPEN.set(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        messages = self._close(error)
-        if messages and not collect(self.sender, messages):
-            _send(self.sender, messages)
+        calls = self._close(error)
+        if calls and not collect(self.sender, calls):
+            _send(self.sender, calls)
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -139,45 +153,51 @@ class Collection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        messages = self._close(error)
-        if not messages or collect(self.sender, messages):
+        calls = self._close(error)
+        if not calls or collect(self.sender, calls):
             return
         try:
-            await self.sender.asend(messages)
+            land(calls, await self.sender.asend(_messages(calls)))
         except BrokerUnreachable as lost:
-            raise _repeatable(lost, self.sender, messages) from lost.__cause__
+            raise _repeatable(lost, self.sender, calls) from lost.__cause__
 
-    def add(self, messages: Sequence[Outgoing]) -> bool:
-        """Take messages in; False once the block is over."""
+    def add(self, calls: Sequence[Sent]) -> bool:
+        """Take calls in; False once the block is over."""
         with self._lock:
-            if self._messages is not None:
-                self._messages += messages
-            return self._messages is not None
+            if self._calls is not None:
+                self._calls += calls
+            return self._calls is not None
 
-    def _close(self, error: BaseException | None) -> list[Outgoing]:
+    def _close(self, error: BaseException | None) -> list[Sent]:
         if _OPEN.get() is self:  # not so where a framework enters and leaves on different threads
             _OPEN.set(self.outer)
         with self._lock:
-            messages, self._messages = self._messages or [], None
-        return messages if error is None else []
+            calls, self._calls = self._calls or [], None
+        return calls if error is None else []
 
 
-def collect(sender: Sender, messages: Sequence[Outgoing]) -> bool:
-    """Leave messages to the innermost open block of this sender; False if there is none."""
+def collect(sender: Sender, calls: Sequence[Sent]) -> bool:
+    """Leave calls to the innermost open block of this sender; False if there is none."""
     found = _OPEN.get()
     while found is not None:
-        if found.sender is sender and found.add(messages):
+        if found.sender is sender and found.add(calls):
             return True
         found = found.outer
     return False
 
 
-def _send(sender: Sender, messages: Sequence[Outgoing]) -> list[Enqueued]:
+def _messages(calls: Sequence[Sent]) -> list[Outgoing]:
+    return [each.message for each in calls]
+
+
+def _send(sender: Sender, calls: Sequence[Sent]) -> list[Enqueued]:
     try:
-        return sender.send(messages)
+        answers = sender.send(_messages(calls))
     except BrokerUnreachable as error:
-        raise _repeatable(error, sender, messages) from error.__cause__
+        raise _repeatable(error, sender, calls) from error.__cause__
+    land(calls, answers)
+    return answers
 
 
-def _repeatable(error: BrokerUnreachable, sender: Sender, messages: Sequence[Outgoing]) -> BrokerUnreachable:
-    return BrokerUnreachable(str(error), repeat=lambda: _send(sender, messages))
+def _repeatable(error: BrokerUnreachable, sender: Sender, calls: Sequence[Sent]) -> BrokerUnreachable:
+    return BrokerUnreachable(str(error), repeat=lambda: _send(sender, calls))

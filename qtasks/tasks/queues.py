@@ -7,7 +7,16 @@ from dataclasses import KW_ONLY, dataclass
 
 from qtasks.errors import ConfigurationError
 from qtasks.protocol.headers import QueueSpec
-from qtasks.tasks.options import DEFAULTS, Changes, Raised, Span, read_options
+from qtasks.tasks.keys import Span
+from qtasks.tasks.options import (
+    DEFAULTS,
+    Changes,
+    Delay,
+    FailureHook,
+    Raised,
+    SuccessHook,
+    read_options,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +33,20 @@ class Queue:
     ordered: bool = False
     _: KW_ONLY
     retries: int | None = None
-    retry_delay: Span | None = None
+    retry_delay: Delay | None = None
+    retry_jitter: float | bool | None = None
     timeout: Span | None = None
+    expires: Span | None = None
     result_ttl: Span | None = None
+    dedup_window: Span | None = None
     label: str | Sequence[str] | None = None
     retry_on: Raised | None = None
     no_retry_on: Raised | None = None
+    log_args: bool | None = None
+    on_success: SuccessHook | None = None
+    on_failure: FailureHook | None = None
+    on_retry: FailureHook | None = None
+    on_exhausted: FailureHook | None = None
 
     def __post_init__(self) -> None:
         if self.parallelism is not None and self.parallelism < 1:

@@ -18,6 +18,7 @@ from orjson import Fragment, dumps
 from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
 from qtasks.tasks.context import Context, current
+from qtasks.tasks.keys import Span, unknown_names
 from qtasks.tasks.many import TaskCall
 from qtasks.tasks.options import (
     DECLARED,
@@ -25,7 +26,6 @@ from qtasks.tasks.options import (
     CallOptions,
     Changes,
     Layers,
-    Span,
     TaskOptions,
     read_options,
 )
@@ -207,18 +207,45 @@ def make_task(
         raise TaskDefinitionError(f"task {name}: bind={is_bound!r} is not possible; it is True or False")
     if not is_bound and _takes_context(function):
         raise TaskDefinitionError(f"{name}() takes a Context: have it filled in with @task(bind=True)")
+    declared = read_options(written, of=f"task {name}", known=DECLARED)
+    signature = compile_signature(function, name=name, skip_first=is_bound)
+    _check_keys(name, declared, signature)
     task: Task[..., Any, Any] = Task(
         function,
         name=name,
         aliases=aliases,
-        declared=read_options(written, of=f"task {name}", known=DECLARED),
+        declared=declared,
         layers=layers,
-        signature=compile_signature(function, name=name, skip_first=is_bound),
+        signature=signature,
         find_caller=find_caller,
         is_bound=is_bound,
     )
     registry.add(task)
     return task
+
+
+def _check_keys(name: str, declared: Changes, signature: Signature) -> None:
+    """Refuse keys that no call could make, and what would be told two places to wait at."""
+    flow, exclusive, unique = (declared.get(option) for option in ("flow", "exclusive", "unique"))
+    if flow is not None and exclusive is not None:
+        raise TaskDefinitionError(
+            f"task {name}: exclusive is a flow of parallelism 1, so it has either; "
+            "to have both limits say flow=Flow(rate=..., parallelism=1, key=...)"
+        )
+    if "queue" in declared and (flow is not None or exclusive is not None):
+        option = "flow" if flow is not None else "exclusive"
+        raise TaskDefinitionError(
+            f"task {name}: a task with {option} waits at its key and not in a queue; "
+            f"leave out queue={declared['queue']!r}"
+        )
+    templates = [each.template for each in (flow, exclusive, unique) if each is not None]
+    if any(each is not None for each in templates):
+        strangers = unknown_names(templates, signature.parameters)
+        if strangers:
+            raise TaskDefinitionError(
+                f"task {name}: its key names {strangers[0]!r}, which is no parameter; "
+                f"there are: {', '.join(signature.parameters) or 'none'}"
+            )
 
 
 def _aliases(name: str, written: Any) -> tuple[str, ...]:

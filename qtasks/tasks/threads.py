@@ -20,7 +20,7 @@ from qtasks.clock import Clock
 class Job:
     """A function on its way through a thread. `future` belongs to the loop that started it."""
 
-    __slots__ = ("call", "context", "error", "future", "landing", "over", "result", "started_at")
+    __slots__ = ("call", "context", "error", "future", "landing", "over", "result", "started_at", "thread_id")
 
     def __init__(self, call: Callable[[], Any], over: Callable[[], None], landing: _Landing) -> None:
         self.call = call
@@ -30,6 +30,7 @@ class Job:
         self.future: asyncio.Future[Any] = landing.loop.create_future()
         self.started_at: int | None = None
         """Monotonic ms; None while it waits for a free thread."""
+        self.thread_id: int | None = None
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -66,6 +67,7 @@ class ThreadPool:
     def _serve(self) -> None:
         while True:
             job = self._work.get()
+            job.thread_id = threading.get_ident()
             job.started_at = self._clock.monotonic()
             try:
                 job.result = job.context.run(job.call)

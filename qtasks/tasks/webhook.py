@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 from qtasks.clock import Clock
 from qtasks.errors import SignatureError
 from qtasks.protocol.signature import verify
+from qtasks.tasks.answers import Answer, uncounted
 from qtasks.tasks.envelope import SIGNATURE_HEADER
-from qtasks.tasks.execution import Answer, Delivery, Executor, uncounted
+from qtasks.tasks.execution import Delivery, Executor
 
 RUN = "run"
 CLOCK_TOLERANCE_S = 5  # two machines' clocks are never quite the same
@@ -108,6 +109,7 @@ class Webhook:
             body=body,
             signature=request.headers.get(SIGNATURE_HEADER),
             retried=_number(request.headers.get("upstash-retried", "0")),
+            headers=request.headers,
         )
         return await self._executor().execute(delivery)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qtasks.broker.store import messages, settling
+from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.records import Dead, NewMessage, Reply, Settlement
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import SystemClock
@@ -102,7 +102,7 @@ def _message(number: int, now: int) -> NewMessage:
 
 def _die(session: Any, wanted: list[NewMessage], now: int) -> None:
     messages.enqueue(session, wanted, now)
-    claimed = messages.claim(
+    claimed = claiming.claim(
         session, node="bench", app=None, slots=STEP, alone_is_free=True, lease_margin_ms=0, now=now
     )
     reply = Reply(500, body=b"oops", error="unexpected status 500")

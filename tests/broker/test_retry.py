@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtasks.broker.retry import judge, ladder_ms
+from qtasks.broker.retry import judge
 from qtasks.broker.store.records import Again, Dead, Delivered, Reply
+from qtasks.protocol.ladder import ladder_ms
 from tests.support.store import new_claim
 
 NOW = 1_700_000_000_000

@@ -51,7 +51,7 @@ async def test_other_options_hold_for_the_calls_made_with_them_alone(app: QTasks
         ({"que": "mail"}, r"unknown option 'que'; did you mean 'queue'\?"),
         (
             {"colour": "red"},
-            "unknown option 'colour'; known: .*queue, retries, retry_delay, timeout, result_ttl",
+            "unknown option 'colour'; known: .*queue, retries, retry_delay, timeout, expires, result_ttl",
         ),
         ({"retries": -1}, "retries=-1 is not possible; it is an integer from 0 to 1000"),
         ({"retries": True}, "retries=True is not possible"),

@@ -37,6 +37,8 @@ SAMPLES = [
     ("Qtasks-Task-Id", "tsk_1.2", Options(task_id="tsk_1.2")),
     ("Qtasks-Not-Before", "1700000000123", Options(start_at=1_700_000_000_123)),
     ("Qtasks-Expires", "1700000000456", Options(expires_at=1_700_000_000_456)),
+    ("Qtasks-Dedup-Window", "60", Options(dedup_window_ms=60_000)),
+    ("Qtasks-Unique", "started", Options(unique="started")),
     ("Qtasks-Result-TTL", "86400", Options(result_ttl_ms=86_400_000)),
     ("Qtasks-Queue", "parallelism=16; ordered=false", Options(queue=QueueSpec(16, ordered=False))),
     ("Qtasks-Queue", "ordered=true", Options(queue=QueueSpec(1, ordered=True))),

@@ -131,6 +131,8 @@ OF_HEADERS: dict[str, Texts] = {
     "Qtasks-Task-Id": IDS,
     "Qtasks-Not-Before": COUNTS,
     "Qtasks-Expires": COUNTS,
+    "Qtasks-Dedup-Window": COUNTS,
+    "Qtasks-Unique": st.sampled_from(["started", "Finished"]),
     "Qtasks-Result-TTL": COUNTS,
     "Qtasks-Queue": QUEUES,
     "Upstash-Redact-Fields": REDACTIONS,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from qtasks.broker.store import dead_letters, logs, messages, queues, results, settling, views
+from qtasks.broker.store import claiming, dead_letters, logs, messages, queues, results, settling, views
 from qtasks.broker.store.database import Database
 from qtasks.broker.store.dead_letters import DeadLetterFilter
 from qtasks.broker.store.filters import MessageFilter
@@ -117,7 +117,7 @@ class Verbs:
         """Lease what may start now."""
         now = self.clock.now()
         claimed = self.database.run(
-            lambda session: messages.claim(
+            lambda session: claiming.claim(
                 session,
                 node=node,
                 app=app,

@@ -12,9 +12,10 @@ from qtasks.clock import Clock, ManualClock
 from qtasks.errors import ConfigurationError
 from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
+from qtasks.tasks.answers import Answer
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, pack
-from qtasks.tasks.execution import Answer, Delivery, Executor
+from qtasks.tasks.execution import Delivery, Executor
 from qtasks.tasks.options import NO_LAYERS, Layers
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.task import make_task

@@ -14,7 +14,7 @@ import pytest
 
 from qtasks.clock import ManualClock
 from qtasks.errors import Reject, Retry
-from qtasks.tasks.execution import Answer
+from qtasks.tasks.answers import Answer
 from qtasks.tasks.options import Layers
 from tests.support.tasks import Workshop, error_of
 

@@ -18,6 +18,7 @@ from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.many import BATCH
 from qtasks.tasks.options import NO_LAYERS
+from qtasks.tasks.packing import Packer
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.senders import BATCH_BYTES, BATCH_MESSAGES, batches
 from qtasks.tasks.task import Task, make_task
@@ -58,16 +59,16 @@ def line() -> Line:
 @pytest.fixture
 def caller(line: Line) -> Caller:
     signer = EnvelopeSigner(["0123456789abcdef" * 4])
-    return Caller(
-        line,
-        line,
+    clock = ManualClock(1_700_000_000_000)
+    packer = Packer(
         signer=lambda: signer,
         destination=URL,
         queues={},
         layers=NO_LAYERS,
-        clock=ManualClock(1_700_000_000_000),
+        clock=clock,
         ids=Ids.seeded(1),
     )
+    return Caller(line, line, packer, clock)
 
 
 @pytest.fixture

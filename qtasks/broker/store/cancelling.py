@@ -10,10 +10,11 @@ from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.messages import pack_headers
 from qtasks.broker.store.records import LogKind, Reply, Stage
-from qtasks.broker.store.settling import error_document
+from qtasks.broker.store.results import error_document
 from qtasks.broker.store.views import message_view
 
 CANCELLED = "cancelled"
+EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,33 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
     return CalledOff(count, tuple(ended))
 
 
-def _drop(session: Session, row: Row, now: int) -> None:
+def expire(session: Session, message_ids: Iterable[str], now: int) -> tuple[str, ...]:
+    """End messages that it is too late to start (contract 1.9 with an error); give their tasks."""
+    rows = [session.one("pending_of_message", {"id": each}) for each in message_ids]
+    found = [row for row in rows if row is not None]
+    for row in found:
+        _drop(session, row, now, LogKind.EXPIRED)
+    session.announce()
+    return tuple(row[6] for row in found if row[6])
+
+
+def _drop(session: Session, row: Row, now: int, kind: LogKind = LogKind.CANCELLED) -> None:
+    is_late = kind is LogKind.EXPIRED
     seq, _, _, attempt, epoch, _, task_id, result_ttl_ms, created_at, *_ = row
     at = max(now, created_at)
     session.run("pending_delete", {"seq": seq})
-    end = {"message": seq, "epoch": epoch + 1, "kind": LogKind.CANCELLED.value, "started_at": at}
-    nothing = {"next_at": None, "status": None, "error": None, "headers": pack_headers(()), "body": b""}
-    session.insert_many("log_insert", [{**end, **nothing, "ended_at": at, "cancel_at": at}])
+    end = {"message": seq, "epoch": epoch + 1, "kind": kind.value, "started_at": at}
+    error = EXPIRED if is_late else None
+    nothing = {"next_at": None, "status": None, "error": error, "headers": pack_headers(()), "body": b""}
+    session.insert_many(
+        "log_insert", [{**end, **nothing, "ended_at": at, "cancel_at": None if is_late else at}]
+    )
     if task_id and result_ttl_ms:
         result = {
             "task_id": task_id,
-            "state": "CANCELLED",
+            "state": "EXPIRED" if is_late else "CANCELLED",
             "value": None,
-            "error": error_document(Reply(0, error=CANCELLED)),
+            "error": error_document(Reply(0, error=EXPIRED if is_late else CANCELLED)),
             "attempts": attempt,
             "created_at": created_at,
             "finished_at": at,

@@ -197,7 +197,7 @@ def _in_flight(row: Row) -> Iterator[_Step]:
 
 def _started(row: Row) -> Iterator[_Step]:
     seq, epoch, kind, started_at, *_ = row
-    if kind != LogKind.CANCELLED:
+    if kind not in (LogKind.CANCELLED, LogKind.EXPIRED):
         yield _Step(Place(started_at, seq, PER_ATTEMPT * epoch), State.ACTIVE, {})
 
 
@@ -214,6 +214,9 @@ def _ended(row: Row) -> Iterator[_Step]:
     answer = {"response_status": status, "response_header": header_map(headers), "response_body": body or b""}
     if kind == LogKind.DELIVERED:
         yield _Step(first, State.DELIVERED, {"response_status": status})
+        return
+    if kind == LogKind.EXPIRED:
+        yield _Step(second, State.CANCELED, {"error": error})
         return
     if kind not in (LogKind.RETURNED, LogKind.CANCELLED):  # no error of the destination
         yield _Step(first, State.ERROR, {"error": error, **answer}, has_large_body=bool(is_large))

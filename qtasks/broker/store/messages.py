@@ -1,4 +1,4 @@
-"""The life of a message in the store: enqueue, promote, claim, settle, recover, prune.
+"""The life of a message in the store: enqueue, find again, prune. Claims are in `claiming.py`.
 
 Each verb serves many messages in one call. Nothing here costs more when the backlog, the history or
 the number of queues grows.
@@ -6,7 +6,7 @@ the number of queues grows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,18 +14,17 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store import flow, queues
-from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.database import Session
 from qtasks.broker.store.extras import pack_extras, unpack_extras
-from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed, Headers, NewMessage, Stage
+from qtasks.broker.store.records import Headers, NewMessage, Stage
 from qtasks.errors import BadRequest
 from qtasks.protocol.shapes import Enqueued
 
-# A queue may turn out to have nothing left; as many others are then looked at in the same claim.
-CLAIM_ROUNDS = 8
-QUEUES_PER_ROUND = 64
 STORED_AT_ONCE = 256  # rows made of a large batch before they are stored
 LARGE_BYTES = 65_536  # a body above it is read apart; `claim_ready` knows the number too
 EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
+UNIQUE_KEYS = {"started": "us:", "finished": "uf:"}  # before one that holds until then, whenever that is
+NO_WINDOW = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,11 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
     known_queues: dict[str, queues.QueueRow] = {}
     for message in messages:
         key = message.dedup_key
-        if key is not None and taken.setdefault(key, message.id) != message.id:
-            answers.append(Enqueued(taken[key], deduplicated=True))
-            continue
+        if key is not None:
+            known = taken.setdefault(key, _Taken(message.id, message.task_id))
+            if known.message_id != message.id:
+                answers.append(known.answer(message))
+                continue
         queue = known_queues.get(message.queue) if message.extras.flow is None else None
         if queue is None:
             queue = known_queues[message.queue] = _queue_of(session, message, now)
@@ -79,12 +80,30 @@ def _queue_of(session: Session, message: NewMessage, now: int) -> queues.QueueRo
     return queues.find_or_create(session, message, now)
 
 
-def _taken_keys(session: Session, messages: Sequence[NewMessage], now: int) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The message that has a deduplication key."""
+
+    message_id: str
+    task_id: str | None
+
+    def answer(self, repeat: NewMessage) -> Enqueued:
+        """Answer a repeat; a caller who asked for another task id learns which one it is."""
+        task_id = None if self.task_id == repeat.task_id else self.task_id
+        return Enqueued(self.message_id, deduplicated=True, task_id=task_id)
+
+
+def _taken_keys(session: Session, messages: Sequence[NewMessage], now: int) -> dict[str, _Taken]:
     """Give the deduplication keys among these that stored messages have, each with its message."""
     keys = [each.dedup_key for each in messages if each.dedup_key is not None]
     if not keys:
         return {}
-    taken: dict[str, str] = dict(session.all("dedup_find", {"keys": _json(keys), "now": now}))
+    taken: dict[str, _Taken] = {}
+    for key, message_id, task_id, state, attempt, extras in session.all(
+        "dedup_find", {"keys": _json(keys), "now": now}
+    ):
+        if not key.startswith(tuple(UNIQUE_KEYS.values())) or _holds(key, state, attempt, extras, now):
+            taken[key] = _Taken(message_id, task_id)
     since = {
         each.dedup_key.removeprefix(EXPLICIT_KEY): now - (each.dedup_until - each.created_at)
         for each in messages
@@ -94,8 +113,19 @@ def _taken_keys(session: Session, messages: Sequence[NewMessage], now: int) -> d
         rows = session.all("dedup_find_tasks", {"task_ids": _json([*since])})
         for _, task_id, message_id, created_at in sorted(rows):  # by sequence number: the first one counts
             if created_at > since[task_id]:
-                taken.setdefault(EXPLICIT_KEY + task_id, message_id)
+                taken.setdefault(EXPLICIT_KEY + task_id, _Taken(message_id, task_id))
     return taken
+
+
+def _holds(key: str, state: int | None, attempt: int, extras: bytes | None, now: int) -> bool:
+    """Say whether a key without a window still holds; `state` is None once the message has finished."""
+    if state is None:
+        return False
+    if state == Stage.ACTIVE:
+        return key.startswith(UNIQUE_KEYS["finished"])
+    expires_at = unpack_extras(extras).expires_at
+    has_begun = attempt > 0 and key.startswith(UNIQUE_KEYS["started"])
+    return not has_begun and (expires_at is None or expires_at >= now)
 
 
 def _json(texts: Sequence[str]) -> str:
@@ -181,46 +211,6 @@ def _pending(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: 
     }
 
 
-def claim(
-    session: Session,
-    *,
-    node: str,
-    app: str | None,
-    slots: int,
-    alone_is_free: bool,
-    lease_margin_ms: int,
-    now: int,
-    large_bytes: int = 1 << 62,
-) -> Claimed:
-    """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
-
-    Takes what pause, parallelism, rate and order allow, for HTTP or for `app`. Of the messages under
-    suspicion at most one is claimed at a time, and only if `alone_is_free`. Large bodies are taken
-    until `large_bytes` are spent, and wait in their queues after that (promise P20).
-    """
-    if slots <= 0:
-        return Claimed((), None)
-    promote(session, now)
-    claims: list[Claim] = []
-    for queue in _queues_to_visit(session):
-        room = slots - len(claims)
-        if not room:
-            break
-        budget = _Budget(room, alone_is_free, large_bytes)
-        picked = _pick(session, queue, app, budget, now)
-        taken = [_claim(session, row, queue, now, lease_margin_ms) for row in picked.rows]
-        alone_is_free, large_bytes = budget.alone_is_free, budget.large_bytes
-        session.update_many("pending_lease", [_lease(each, node) for each in taken])
-        if queue.rate is not None and taken:
-            flow.spend(session, queue, len(taken), now)
-        queues.rejoin(
-            session, queue, has_more=picked.has_more, is_full=picked.is_full, wake_at=picked.wake_at
-        )
-        claims.extend(taken)
-    upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
-    return Claimed(claims, min((row[0] for row in upcoming if row), default=None))
-
-
 def shift_retries(session: Session, by_ms: int) -> None:
     """Move the instants of waiting retries after the wall clock was set: backoff is a span (promise P16).
 
@@ -228,139 +218,6 @@ def shift_retries(session: Session, by_ms: int) -> None:
     """
     session.run("pending_shift_retries", {"by_ms": by_ms})
     session.run("queue_wake_all", {})
-
-
-def promote(session: Session, now: int, count: int = 1000) -> None:
-    """Make ready what has waited until its instant."""
-    due = session.all("pending_due", {"now": now, "count": count})
-    if due:
-        session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
-        queues.freed(session, {row[1] for row in due})
-    session.run("queue_wake", {"now": now})
-
-
-def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
-    """Give queues in line, each once. Some turn out to have nothing left, so more than slots are given."""
-    visited: set[int] = set()
-    for _ in range(CLAIM_ROUNDS):
-        fresh = [each for each in queues.in_line(session, QUEUES_PER_ROUND) if each.id not in visited]
-        if not fresh:
-            return
-        visited.update(each.id for each in fresh)
-        yield from fresh
-
-
-@dataclass(slots=True)
-class _Budget:
-    """What may still be taken in this claim: messages, suspects, bytes of large bodies."""
-
-    room: int
-    alone_is_free: bool
-    large_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Picked:
-    """Rows of one queue to be claimed, and how the queue stands after that."""
-
-    rows: Sequence[Row]
-    has_more: bool
-    is_full: bool
-    wake_at: int | None = None
-    """When its next window begins, if a rate holds it back."""
-
-
-def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Budget, now: int) -> _Picked:
-    """Pick what the limits of a queue allow to start."""
-    left = flow.left_in_window(queue, now)
-    free = min(queues.free_slots(session, queue), left)
-    wake_at = flow.window_of(queue, now).ends_at if left <= free else None
-    count = min(budget.room, free)
-    if count <= 0:
-        return _Picked((), has_more=True, is_full=True, wake_at=wake_at)
-    query = "claim_ready" if budget.alone_is_free or queue.ordered else "claim_ready_skipping_suspects"
-    rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
-    picked = list(_affordable(rows, queue, budget))
-    is_full = len(picked) == free
-    has_more = len(rows) == count or query == "claim_ready_skipping_suspects" or len(picked) < len(rows)
-    return _Picked(picked, has_more, is_full, wake_at if is_full else None)
-
-
-def _affordable(rows: Sequence[Row], queue: queues.QueueRow, budget: _Budget) -> Iterator[Row]:
-    for row in rows:
-        interrupted, large = row[INTERRUPTED], row[LARGE]
-        if interrupted >= SUSPECT_AFTER:
-            if not budget.alone_is_free:
-                if queue.ordered:
-                    return  # nothing may overtake it
-                continue
-            budget.alone_is_free = False
-        if large:
-            if budget.large_bytes <= 0:
-                return  # it waits, and those behind it, until others have ended
-            budget.large_bytes -= large
-        yield row
-
-
-INTERRUPTED, LARGE = 3, 22  # columns of `claim_ready`
-
-
-def _claim(session: Session, row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
-    (seq, attempt, epoch, interrupted, guard_until, app, id_, task_id, queue_name, url, method, headers, body,
-     created_at, max_retries, retry_delay, timeout_ms, caller_ip, result_ttl_ms, not_before, extras, source,
-     large) = row  # fmt: skip
-    if large:
-        found = session.one("message_body", {"seq": seq})
-        assert found is not None
-        body = found[0]
-    return Claim(
-        seq=seq,
-        id=id_,
-        queue=queue_name,
-        app=app,
-        url=url,
-        method=method,
-        headers=unpack_headers(headers),
-        body=body,
-        created_at=created_at,
-        attempt=attempt + 1,
-        lease_epoch=epoch + 1,
-        lease_until=now + timeout_ms + lease_margin_ms,
-        started_at=max(now, created_at),
-        max_retries=max_retries,
-        timeout_ms=timeout_ms,
-        retry_delay=retry_delay,
-        task_id=task_id,
-        result_ttl_ms=result_ttl_ms,
-        caller_ip=caller_ip,
-        queue_id=queue.id,
-        ordered=queue.ordered,
-        interrupted=interrupted,
-        guard_until=guard_until,
-        not_before=not_before,
-        extras=unpack_extras(extras),
-        source=source,
-    )
-
-
-def orphaned(session: Session, node: str, lease_margin_ms: int) -> list[Claim]:
-    """Give the leases that are not `node`'s: on SQLite, those of earlier lives of the broker."""
-    claims = []
-    for queue_id, ordered, started_at, *row in session.all("pending_orphans", {"owner": node}):
-        queue = queues.QueueRow(queue_id, "", 0, bool(ordered))
-        claims.append(_claim(session, tuple(row), queue, started_at, lease_margin_ms))
-    return claims
-
-
-def _lease(claim: Claim, node: str) -> dict[str, Any]:
-    return {
-        "seq": claim.seq,
-        "attempt": claim.attempt,
-        "epoch": claim.lease_epoch,
-        "owner": node,
-        "until": claim.lease_until,
-        "now": claim.started_at,
-    }
 
 
 def prune(session: Session, *, after: int, before: int, count: int) -> int | None:
@@ -377,8 +234,13 @@ def prune(session: Session, *, after: int, before: int, count: int) -> int | Non
 
 def prune_dedup(session: Session, *, after: str, now: int, count: int) -> str | None:
     """Forget deduplication ids whose window has passed; looks at `count`, goes on as `prune` does."""
-    rows = session.all("dedup_walk", {"after": after, "count": count})
-    session.delete_many("dedup_delete", [{"key": key} for key, expires_at in rows if expires_at <= now])
+    rows = session.all("dedup_walk", {"after": after, "no_window": NO_WINDOW, "count": count})
+    over = [
+        {"key": key}
+        for key, expires_at, is_pending in rows
+        if expires_at <= now or (expires_at == NO_WINDOW and not is_pending)
+    ]
+    session.delete_many("dedup_delete", over)
     return rows[-1][0] if len(rows) == count else None
 
 

@@ -38,6 +38,8 @@ class LogKind(IntEnum):
     """Called off while it waited; no attempt belongs to this row."""
     ENDED_CANCELLED = 6
     """The attempt failed, and no other follows because the message was called off meanwhile."""
+    EXPIRED = 7
+    """Called off because it was too late to start; no attempt belongs to this row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +181,5 @@ class Claimed:
 
     claims: Sequence[Claim]
     next_due_at: int | None
+    ended: Sequence[str] = ()
+    """The tasks that turned out to have expired."""

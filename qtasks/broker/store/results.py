@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
+
 from qtasks.broker.store.database import Session
-from qtasks.broker.store.records import LogKind, Stage
+from qtasks.broker.store.records import LogKind, Reply, Stage
 from qtasks.protocol.results import ResultView
 
 STAGES = {
@@ -17,6 +19,7 @@ ENDS = {
     LogKind.FAILED: "FAILED",
     LogKind.CANCELLED: "CANCELLED",
     LogKind.ENDED_CANCELLED: "CANCELLED",
+    LogKind.EXPIRED: "EXPIRED",
 }
 
 
@@ -49,3 +52,15 @@ def find_result(session: Session, task_id: str, now: int) -> ResultView:
 def prune_results(session: Session, now: int, count: int) -> int:
     """Drop up to `count` expired results; say how many there were."""
     return session.run("result_prune", {"now": now, "count": count})
+
+
+def error_document(reply: Reply) -> bytes:
+    """Give the app's own error document, or make one for a delivery that brought none."""
+    try:
+        members = orjson.loads(reply.body)
+        if isinstance(members, dict) and isinstance(members.get("error"), dict):
+            return reply.body
+    except orjson.JSONDecodeError:
+        pass
+    message = reply.error or f"the destination answered {reply.status}"
+    return orjson.dumps({"error": {"type": "DeliveryFailed", "message": message, "traceback": None}})

@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store import queues
+from qtasks.broker.store.claiming import orphaned
 from qtasks.broker.store.database import Session
-from qtasks.broker.store.messages import enqueue, orphaned, pack_headers
+from qtasks.broker.store.messages import enqueue, pack_headers
 from qtasks.broker.store.records import (
     Again,
     Cancelled,
@@ -28,6 +29,7 @@ from qtasks.broker.store.records import (
     Stage,
     Verdict,
 )
+from qtasks.broker.store.results import error_document
 
 INTERRUPTED = "interrupted: the broker stopped before the reply was known"
 KINDS = {Delivered: LogKind.DELIVERED, Dead: LogKind.FAILED, Cancelled: LogKind.ENDED_CANCELLED}
@@ -186,18 +188,6 @@ def _is_json(body: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
-
-
-def error_document(reply: Reply) -> bytes:
-    """Give the app's own error document, or make one for a delivery that brought none."""
-    try:
-        members = orjson.loads(reply.body)
-        if isinstance(members, dict) and isinstance(members.get("error"), dict):
-            return reply.body
-    except orjson.JSONDecodeError:
-        pass
-    message = reply.error or f"the destination answered {reply.status}"
-    return orjson.dumps({"error": {"type": "DeliveryFailed", "message": message, "traceback": None}})
 
 
 def recover(

@@ -414,7 +414,9 @@ async def test_the_address_of_an_app_that_is_not_here_is_refused(client: httpx.A
         ("Qtasks-Queue", "fast", "Qtasks-Queue: must look like"),
         ("Qtasks-Task-Id", "a b", "Qtasks-Task-Id: "),
         ("Qtasks-Not-Before", "soon", "Qtasks-Not-Before: "),
-        ("Qtasks-Expires", "1800000000000", "Qtasks-Expires: "),
+        ("Qtasks-Expires", "1600000000000", "Qtasks-Expires: 1600000000000 is past"),
+        ("Qtasks-Unique", "always", 'Qtasks-Unique: must be started or finished, not "always"'),
+        ("Qtasks-Unique", "started", "Qtasks-Unique: it says how long an Upstash-Deduplication-Id holds"),
         ("Qtasks-Not-Before", "1700000060000", "queue mail is ordered, and a delayed message"),
     ],
 )

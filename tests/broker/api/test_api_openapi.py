@@ -92,8 +92,8 @@ def test_a_strict_broker_describes_nothing_of_ours() -> None:
 def test_every_setting_of_a_message_is_described() -> None:
     known = {row.header for row in ROWS} | {header for header, _ in CALLBACKS} | {FLOW_KEY, FLOW_VALUE}
 
-    # The content type belongs to the body, and an expiry is refused as yet.
-    assert known - parameters.HEADERS.keys() == {"Content-Type", "Qtasks-Expires"}
+    # The content type belongs to the body.
+    assert known - parameters.HEADERS.keys() == {"Content-Type"}
     assert parameters.HEADERS.keys() - known == {"Upstash-Header-Forward"}
 
 
@@ -184,6 +184,8 @@ async def test_the_example_of_every_header_is_accepted(client: httpx.AsyncClient
         headers = {each: parameters.HEADERS[each]["example"] for each in (FLOW_KEY, FLOW_VALUE)}
     elif name not in parameters.ENQUEUE and "Only with" in parameters.HEADERS[name]["description"]:
         headers["Upstash-Cron"] = "0 4 * * *"
+    elif name == "Qtasks-Unique":
+        headers["Upstash-Deduplication-Id"] = "order-7"
 
     answer = await client.post(f"/v2/publish/{HOOK}", headers=headers)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qtasks.broker.store import messages
+from qtasks.broker.store import claiming
 from qtasks.broker.store.records import Claim
 from tests.support.store import DAY_MS, HOOK, LEASE_MARGIN_MS, NODE, Verbs, bodies
 
@@ -305,7 +305,7 @@ def test_a_claim_says_when_the_next_message_falls_due(store: Verbs) -> None:
     store.enqueue(**WIDE, start_at=due_at)
 
     claimed = store.database.run(
-        lambda session: messages.claim(
+        lambda session: claiming.claim(
             session,
             node="n",
             app=None,

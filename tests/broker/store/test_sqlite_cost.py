@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qtasks.broker.store import dead_letters, logs, messages, queues, results, settling, views
+from qtasks.broker.store import claiming, dead_letters, logs, messages, queues, results, settling, views
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.queries import load_queries
@@ -96,7 +96,7 @@ def enqueue(session: Session, count: int, **changes: Any) -> None:
 
 
 def claim(session: Session, slots: int = 1) -> list[Claim]:
-    claimed = messages.claim(
+    claimed = claiming.claim(
         session, node="n", app=None, slots=slots, alone_is_free=True, lease_margin_ms=0, now=NOW
     )
     return list(claimed.claims)

@@ -10,7 +10,7 @@ from qtasks.broker.api.flow_control import MOST
 from qtasks.broker.api.openapi.bodies import DEAD_CURSOR, LOGGED, NAME, URL
 from qtasks.broker.api.openapi.schemas import Json, list_of
 from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, MAX_FLOW_KEY_BYTES
-from qtasks.protocol.header_values import CATCH_UP, MAX_DEDUP_ID_BYTES, METHODS
+from qtasks.protocol.header_values import CATCH_UP, MAX_DEDUP_ID_BYTES, METHODS, UNIQUE
 from qtasks.protocol.headers import ROWS
 from qtasks.protocol.shapes import State
 
@@ -47,6 +47,17 @@ _SETTINGS: dict[str, tuple[Json, object, str]] = {
     "content_dedup": (_FLAG, "true", "Let queue, destination, body and forwarded headers be the id."),
     "task_id": (NAME, "tsk_1", "The id under which the result of the delivery is kept."),
     "start_at": (_WHOLE, 1_700_000_060_000, "Start no sooner than at this Unix millisecond."),
+    "expires_at": (
+        {"type": "integer", "minimum": 1_700_000_000_000, "maximum": 9_999_999_999_999},
+        9_000_000_000_000,
+        "The Unix millisecond after which it is not started any more, but `CANCELED` as expired.",
+    ),
+    "dedup_window_ms": (_SECONDS, 3600, "How long its deduplication id holds."),
+    "unique": (
+        {"type": "string", "enum": list(UNIQUE)},
+        "finished",
+        "Its deduplication id holds until the message has started, or finished, and no longer.",
+    ),
     "result_ttl_ms": (_SECONDS, 3600, "How long the answer of the destination is kept as a result."),
     "queue": (
         {"type": "string"},
@@ -71,8 +82,8 @@ _SETTINGS: dict[str, tuple[Json, object, str]] = {
         "Which fires that were missed are made up for.",
     ),
 }
-# OpenAPI describes the content type with the body; any expiry is refused by this version.
-_LEFT_OUT = ("content_type", "expires_at")
+# OpenAPI describes the content type with the body.
+_LEFT_OUT = ("content_type",)
 _MORE: tuple[tuple[str, Json, object, str], ...] = (
     (
         FLOW_KEY,

@@ -191,10 +191,12 @@ WHERE message = :seq
 
 -- name: dedup_walk
 -- Pruning walks along the key, which spares every enqueue an index by time.
-SELECT key, expires_at
-FROM dedup
-WHERE key > :after
-ORDER BY key
+SELECT d.key, d.expires_at,
+       d.expires_at = :no_window AND EXISTS
+       (SELECT 1 FROM messages m JOIN pending p ON p.seq = m.seq WHERE m.id = d.message_id)
+FROM dedup d
+WHERE d.key > :after
+ORDER BY d.key
 LIMIT :count
 
 -- name: dedup_delete

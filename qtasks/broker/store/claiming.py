@@ -1,0 +1,206 @@
+"""Leasing what is due: which messages may start now, and which it is too late to start.
+
+Nothing here costs more when the backlog, the history or the number of queues grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qtasks.broker.store import flow, queues
+from qtasks.broker.store.cancelling import expire
+from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.extras import unpack_extras
+from qtasks.broker.store.messages import unpack_headers
+from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed
+
+# A queue may turn out to have nothing left; as many others are then looked at in the same claim.
+CLAIM_ROUNDS = 8
+QUEUES_PER_ROUND = 64
+
+
+def claim(
+    session: Session,
+    *,
+    node: str,
+    app: str | None,
+    slots: int,
+    alone_is_free: bool,
+    lease_margin_ms: int,
+    now: int,
+    large_bytes: int = 1 << 62,
+) -> Claimed:
+    """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
+
+    Takes what pause, parallelism, rate and order allow, for HTTP or for `app`. Of the messages under
+    suspicion at most one is claimed at a time, and only if `alone_is_free`. Large bodies are taken
+    until `large_bytes` are spent, and wait in their queues after that (promise P20).
+    """
+    if slots <= 0:
+        return Claimed((), None)
+    promote(session, now)
+    claims: list[Claim] = []
+    ended: list[str] = []
+    for queue in _queues_to_visit(session):
+        room = slots - len(claims)
+        if not room:
+            break
+        budget = _Budget(room, alone_is_free, large_bytes)
+        picked = _pick(session, queue, app, budget, now)
+        if picked.late:
+            ended += expire(session, picked.late, now)
+        taken = [_claim(session, row, queue, now, lease_margin_ms) for row in picked.rows]
+        alone_is_free, large_bytes = budget.alone_is_free, budget.large_bytes
+        session.update_many("pending_lease", [_lease(each, node) for each in taken])
+        if queue.rate is not None and taken:
+            flow.spend(session, queue, len(taken), now)
+        queues.rejoin(
+            session, queue, has_more=picked.has_more, is_full=picked.is_full, wake_at=picked.wake_at
+        )
+        claims.extend(taken)
+    upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
+    return Claimed(claims, min((row[0] for row in upcoming if row), default=None), ended)
+
+
+def promote(session: Session, now: int, count: int = 1000) -> None:
+    """Make ready what has waited until its instant."""
+    due = session.all("pending_due", {"now": now, "count": count})
+    if due:
+        session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
+        queues.freed(session, {row[1] for row in due})
+    session.run("queue_wake", {"now": now})
+
+
+def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
+    """Give queues in line, each once. Some turn out to have nothing left, so more than slots are given."""
+    visited: set[int] = set()
+    for _ in range(CLAIM_ROUNDS):
+        fresh = [each for each in queues.in_line(session, QUEUES_PER_ROUND) if each.id not in visited]
+        if not fresh:
+            return
+        visited.update(each.id for each in fresh)
+        yield from fresh
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What may still be taken in this claim: messages, suspects, bytes of large bodies."""
+
+    room: int
+    alone_is_free: bool
+    large_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """Rows of one queue to be claimed, and how the queue stands after that."""
+
+    rows: Sequence[Row]
+    has_more: bool
+    is_full: bool
+    wake_at: int | None = None
+    """When its next window begins, if a rate holds it back."""
+    late: Sequence[str] = ()
+    """The ids of those that have expired."""
+
+
+def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Budget, now: int) -> _Picked:
+    """Pick what the limits of a queue allow to start."""
+    left = flow.left_in_window(queue, now)
+    free = min(queues.free_slots(session, queue), left)
+    wake_at = flow.window_of(queue, now).ends_at if left <= free else None
+    count = min(budget.room, free)
+    if count <= 0:
+        return _Picked((), has_more=True, is_full=True, wake_at=wake_at)
+    query = "claim_ready" if budget.alone_is_free or queue.ordered else "claim_ready_skipping_suspects"
+    rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
+    late = [row[ID] for row in rows if row[EXTRAS] is not None and _is_late(row, now)]
+    timely = [row for row in rows if row[ID] not in late] if late else rows
+    picked = list(_affordable(timely, queue, budget))
+    is_full = len(picked) == free
+    has_more = len(rows) == count or query == "claim_ready_skipping_suspects" or len(picked) < len(rows)
+    return _Picked(picked, has_more, is_full, wake_at if is_full else None, late)
+
+
+def _is_late(row: Row, now: int) -> bool:
+    expires_at = unpack_extras(row[EXTRAS]).expires_at
+    return expires_at is not None and expires_at < now
+
+
+def _affordable(rows: Sequence[Row], queue: queues.QueueRow, budget: _Budget) -> Iterator[Row]:
+    for row in rows:
+        interrupted, large = row[INTERRUPTED], row[LARGE]
+        if interrupted >= SUSPECT_AFTER:
+            if not budget.alone_is_free:
+                if queue.ordered:
+                    return  # nothing may overtake it
+                continue
+            budget.alone_is_free = False
+        if large:
+            if budget.large_bytes <= 0:
+                return  # it waits, and those behind it, until others have ended
+            budget.large_bytes -= large
+        yield row
+
+
+INTERRUPTED, ID, EXTRAS, LARGE = 3, 6, 20, 22  # columns of `claim_ready`
+
+
+def _claim(session: Session, row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:
+    (seq, attempt, epoch, interrupted, guard_until, app, id_, task_id, queue_name, url, method, headers, body,
+     created_at, max_retries, retry_delay, timeout_ms, caller_ip, result_ttl_ms, not_before, extras, source,
+     large) = row  # fmt: skip
+    if large:
+        found = session.one("message_body", {"seq": seq})
+        assert found is not None
+        body = found[0]
+    return Claim(
+        seq=seq,
+        id=id_,
+        queue=queue_name,
+        app=app,
+        url=url,
+        method=method,
+        headers=unpack_headers(headers),
+        body=body,
+        created_at=created_at,
+        attempt=attempt + 1,
+        lease_epoch=epoch + 1,
+        lease_until=now + timeout_ms + lease_margin_ms,
+        started_at=max(now, created_at),
+        max_retries=max_retries,
+        timeout_ms=timeout_ms,
+        retry_delay=retry_delay,
+        task_id=task_id,
+        result_ttl_ms=result_ttl_ms,
+        caller_ip=caller_ip,
+        queue_id=queue.id,
+        ordered=queue.ordered,
+        interrupted=interrupted,
+        guard_until=guard_until,
+        not_before=not_before,
+        extras=unpack_extras(extras),
+        source=source,
+    )
+
+
+def orphaned(session: Session, node: str, lease_margin_ms: int) -> list[Claim]:
+    """Give the leases that are not `node`'s: on SQLite, those of earlier lives of the broker."""
+    claims = []
+    for queue_id, ordered, started_at, *row in session.all("pending_orphans", {"owner": node}):
+        queue = queues.QueueRow(queue_id, "", 0, bool(ordered))
+        claims.append(_claim(session, tuple(row), queue, started_at, lease_margin_ms))
+    return claims
+
+
+def _lease(claim: Claim, node: str) -> dict[str, Any]:
+    return {
+        "seq": claim.seq,
+        "attempt": claim.attempt,
+        "epoch": claim.lease_epoch,
+        "owner": node,
+        "until": claim.lease_until,
+        "now": claim.started_at,
+    }

@@ -1,0 +1,80 @@
+"""What the app answers to a delivery: statuses, markers and the error document. Pure.
+
+Which outcome gets which of them is said in `outcomes.py`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import orjson
+
+UNCOUNTED = "Qtasks-Uncounted"
+NON_RETRYABLE = ("Upstash-NonRetryable-Error", "true")
+MESSAGE_LIMIT = 4096
+TRACEBACK_LIMIT = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the app answers: an HTTP status, headers and a JSON body."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def uncounted(status: int, why: str, message: str, after_s: int) -> Answer:
+    """Answer that this attempt was not made: our broker does not count it."""
+    return problem(status, "NotNow", message, (UNCOUNTED, why), ("Retry-After", str(after_s)))
+
+
+def problem(status: int, type_: str, message: str, *headers: tuple[str, str]) -> Answer:
+    """Answer with an error that is no exception of the task's."""
+    return Answer(status, error_document(type_, message, None), headers)
+
+
+def error_document(type_: str, message: str, trace: str | None) -> bytes:
+    """Make the error document: what a caller, a dead letter queue or a person reads of a failure."""
+    error = {
+        "type": type_,
+        "message": _sendable(message[:MESSAGE_LIMIT]),
+        "traceback": None if trace is None else _sendable(trace[-TRACEBACK_LIMIT:]),
+    }
+    return orjson.dumps({"error": error})
+
+
+def describe(error: BaseException, type_: str, redact: Sequence[str]) -> bytes:
+    """Make the error document of an exception, without our own frames and without any of `redact`."""
+    lines = traceback.format_exception(error.with_traceback(_own_frames(error)))
+    texts = [_text(error), "".join(lines)]
+    for secret in redact:
+        texts = [text.replace(secret, "***") for text in texts]
+    return error_document(type_, *texts)
+
+
+def _sendable(text: str) -> str:
+    """Replace lone surrogates, which JSON cannot carry."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own code, and it may do anything
+        return f"<{type(error).__name__} that cannot be printed>"
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """Leave out our own frames at the top: the reader looks for theirs."""
+    trace = error.__traceback__
+    while (
+        trace is not None
+        and trace.tb_next
+        and trace.tb_frame.f_globals.get("__name__", "").startswith("qtasks.")
+    ):
+        trace = trace.tb_next
+    return trace

@@ -1,0 +1,92 @@
+"""Decides what one execution's failure comes to: whether it is tried again, and when.
+
+Pure: no clock and no I/O. Whether is the app's to say; when and how often is the broker's, which this
+tells by status and headers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from qtasks.errors import Reject, Retry, TaskTimeout
+from qtasks.protocol.durations import span_ms
+from qtasks.protocol.expression import parse_expression
+from qtasks.protocol.ladder import ladder_ms
+from qtasks.tasks.answers import NON_RETRYABLE
+from qtasks.tasks.options import TaskOptions
+
+DAY_MS = 86_400_000
+
+
+class Ending(Enum):
+    """How an attempt ended, for the hooks of its task."""
+
+    DONE = "success"
+    AGAIN = "retry"
+    REFUSED = "failure"
+    """It failed for good: the error is not one to try again."""
+    EXHAUSTED = "exhausted"
+    """It failed for good: no attempt is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the broker is answered about a failed attempt, and what that means for the task."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    ending: Ending
+
+
+def judge(
+    error: BaseException,
+    options: TaskOptions,
+    *,
+    retried: int,
+    retries: int,
+    retry_delay: str | None,
+    fraction: float,
+) -> Failure:
+    """Say what becomes of a task that raised `error` in the attempt after `retried` of its `retries`.
+
+    `retry_delay` is the expression that its broker has, and goes before a function that it declares;
+    `fraction`, from 0 to 1, is where a delay with jitter falls.
+    """
+    ending = Ending.AGAIN if retried < retries else Ending.EXHAUSTED
+    if isinstance(error, Retry):
+        return Failure(503, _after(None if error.after_s is None else round(error.after_s * 1000)), ending)
+    if isinstance(error, Reject) or not options.is_retried(error):
+        return Failure(489, (NON_RETRYABLE,), Ending.REFUSED)
+    status = 504 if isinstance(error, TaskTimeout) else 500
+    wait_ms = None
+    if ending is Ending.AGAIN:
+        wait_ms = _wait_ms(error, options, retried, retry_delay, fraction)
+    return Failure(status, _after(wait_ms), ending)
+
+
+def _wait_ms(
+    error: BaseException, options: TaskOptions, retried: int, retry_delay: str | None, fraction: float
+) -> int | None:
+    """Say how long to wait, where the app knows better than the broker; None where it does not.
+
+    What `retry_delay` itself raises, or gives that is no span, is as if it had said nothing.
+    """
+    if retry_delay is None and options.retry_delay_of is not None:
+        try:
+            wait_ms = span_ms(options.retry_delay_of(retried + 1, error))
+        except Exception:  # their code: a bug in it must not hide the task's own error
+            return None
+    elif not options.retry_jitter:
+        return None
+    elif retry_delay is not None:
+        wait_ms = parse_expression(retry_delay).delay_ms(retried)
+    else:
+        wait_ms = ladder_ms(retried)
+    return min(DAY_MS, round(wait_ms * (1 - options.retry_jitter * fraction)))
+
+
+def _after(wait_ms: int | None) -> tuple[tuple[str, str], ...]:
+    if wait_ms is None:
+        return ()
+    return (("Retry-After", f"{max(0, wait_ms) / 1000:.3f}".rstrip("0").rstrip(".")),)

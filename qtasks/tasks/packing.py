@@ -1,0 +1,164 @@
+"""Makes the message of a call: sealed in its envelope, with what the broker is to be told of it.
+
+Pure but for clock and ids. Sending it is the business of `calling.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import orjson
+
+from qtasks.clock import Clock
+from qtasks.errors import ArgumentsError, BadRequest
+from qtasks.ids import Ids
+from qtasks.protocol.flow import FlowSpec, check_flow_key
+from qtasks.protocol.headers import Options, QueueSpec
+from qtasks.protocol.shapes import Outgoing
+from qtasks.tasks.codec import Signature
+from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
+from qtasks.tasks.keys import FINISHED, STARTED, unique_id
+from qtasks.tasks.options import Layers, TaskOptions
+from qtasks.tasks.queues import Queue
+
+JSON_TYPE = "application/json"
+DECLARED = QueueSpec(parallelism=16, ordered=False)
+MARGIN_MS = 3000
+"""So much longer than a task's own timeout the broker waits: the app is to be the one that says it."""
+
+
+class Target(Protocol):
+    """What is called: a task of ours, or one that is only known by name."""
+
+    name: str
+    signature: Signature
+
+    def options_in(self, layers: Layers) -> TaskOptions:
+        """Give what holds in an app."""
+        ...
+
+
+class Packer:
+    """Makes the messages of one app's calls. `destination` is the address of the app's webhook."""
+
+    def __init__(
+        self,
+        *,
+        signer: Callable[[], EnvelopeSigner],
+        destination: str,
+        queues: Mapping[str, Queue],
+        layers: Layers,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._signer = signer
+        self._destination = destination
+        self._queues = {name: queue.spec for name, queue in queues.items()}
+        self._layers = layers
+        self._clock = clock
+        self._ids = ids
+
+    def message(
+        self, target: Target, args: Any, kwargs: Any, start_at: int | None = None, task_id: str | None = None
+    ) -> Outgoing:
+        """Make the message of a call, whose arguments are encoded; raises `ArgumentsError`."""
+        now = self._clock.now()
+        options = target.options_in(self._layers)
+        flow = _flow(target, options, args, kwargs) if options.has_keys else None
+        envelope = Envelope(
+            task=target.name,
+            id=task_id or self._ids.task_id(now),
+            args=args,
+            kwargs=kwargs,
+            destination=self._destination,
+            enqueued_at=now,
+            timeout_ms=options.timeout_ms,
+            expires_at=_expires_at(options, now, start_at),
+            queue=None if flow else options.queue,
+            start_at=start_at,
+            retries=options.retries,
+            retry_delay=options.retry_delay,
+        )
+        message = self._sealed(envelope, options, flow)
+        if options.unique is None:
+            return message
+        return replace(message, options=_once(message.options, target, options, args, kwargs))
+
+    def _sealed(self, envelope: Envelope, options: TaskOptions, flow: FlowSpec | None) -> Outgoing:
+        body = pack(envelope)
+        return Outgoing(
+            destination=self._destination,
+            body=body,
+            options=Options(
+                content_type=JSON_TYPE,
+                forward=((SIGNATURE_HEADER, self._signer().sign(body)),),
+                timeout_ms=options.timeout_ms + MARGIN_MS,
+                retries=options.retries,
+                retry_delay=options.retry_delay,
+                dedup_id=envelope.id,
+                dedup_window_ms=options.dedup_window_ms,
+                task_id=envelope.id,
+                start_at=envelope.start_at,
+                expires_at=envelope.expires_at,
+                labels=options.labels,
+                result_ttl_ms=options.result_ttl_ms,
+                queue=None if flow else self._queues.get(options.queue, DECLARED),
+                flow=flow,
+            ),
+            queue=envelope.queue,
+        )
+
+
+def _expires_at(options: TaskOptions, now: int, start_at: int | None) -> int | None:
+    if options.expires_ms is None:
+        return None
+    expires_at = now + options.expires_ms
+    if start_at is not None and start_at >= expires_at:
+        raise ArgumentsError(
+            f"a call that may start in {(start_at - now) / 1000:g} s would never run: "
+            f"it expires in {options.expires_ms / 1000:g} s; give it a longer expires"
+        )
+    return expires_at
+
+
+def _flow(target: Target, options: TaskOptions, args: Any, kwargs: Any) -> FlowSpec | None:
+    """Give the key at which a call waits, if it waits at one."""
+    if options.flow is not None:
+        template = options.flow.template
+        key = target.name if template is None else template.fill(_arguments(target, args, kwargs))
+        spec = options.flow.spec(key)
+    elif options.exclusive is not None:
+        template = options.exclusive.template
+        suffix = "" if template is None else f":{template.fill(_arguments(target, args, kwargs))}"
+        spec = FlowSpec(f"{target.name}{suffix}", parallelism=1)
+    else:
+        return None
+    try:
+        check_flow_key(spec.key)
+    except BadRequest as error:
+        raise ArgumentsError(
+            f"{target.name}(): the key that its arguments make cannot be one: {error}"
+        ) from error
+    return spec
+
+
+def _once(message: Options, target: Target, options: TaskOptions, args: Any, kwargs: Any) -> Options:
+    """Give the options of a message that is stored only if no other call of its key is on its way."""
+    unique = options.unique
+    assert unique is not None
+    template = unique.template
+    dedup_id = unique_id(target.name, template, _arguments(target, args, kwargs))
+    if unique.until in (FINISHED, STARTED):
+        return replace(message, dedup_id=dedup_id, unique=str(unique.until))
+    return replace(message, dedup_id=dedup_id, dedup_window_ms=unique.window_ms)
+
+
+def _arguments(target: Target, args: Any, kwargs: Any) -> dict[str, object]:
+    return target.signature.arguments(_plain(args), _plain(kwargs))
+
+
+def _plain(encoded: Any) -> Any:
+    """Read back what `Task.call` has written already."""
+    return orjson.loads(encoded.contents) if isinstance(encoded, orjson.Fragment) else encoded
