@@ -114,7 +114,12 @@ _MORE: tuple[tuple[str, Json, object, str], ...] = (
 
 _SCHEDULE_ONLY = ("Upstash-Schedule-Id", "Upstash-Queue-Name", "Qtasks-Catch-Up")
 _DELAYS = ("Upstash-Delay", "Upstash-Not-Before")
-_DEDUPLICATION = ("Upstash-Deduplication-Id", "Upstash-Content-Based-Deduplication")
+_DEDUPLICATION = (
+    "Upstash-Deduplication-Id",
+    "Upstash-Content-Based-Deduplication",
+    "Qtasks-Dedup-Window",
+    "Qtasks-Unique",
+)
 
 
 def _header(name: str, schema: Json, example: object, about: str) -> Json:
@@ -236,5 +241,5 @@ PUBLISH = tuple(HEADERS)
 _NOW = tuple(each for each in PUBLISH if each not in (*_SCHEDULE_ONLY, "Upstash-Cron"))
 ENQUEUE = tuple(each for each in _NOW if each not in (*_DELAYS, FLOW_KEY, FLOW_VALUE))
 REPLAY = tuple(each for each in _NOW if each not in _DEDUPLICATION)
-_ONE_CALL = (*_DEDUPLICATION, "Upstash-Not-Before", "Qtasks-Task-Id")
+_ONE_CALL = (*_DEDUPLICATION, "Upstash-Not-Before", "Qtasks-Task-Id", "Qtasks-Expires")
 SCHEDULE = tuple(each for each in PUBLISH if each not in _ONE_CALL)
