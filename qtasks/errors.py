@@ -38,7 +38,7 @@ QTasksError
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -273,14 +273,30 @@ class ControlFlow(QTasksError):
 class Retry(ControlFlow):
     """Run this task again after `after` (seconds or a timedelta); spends one retry.
 
-    Without `after` the task's usual delay applies.
+    Without `after` the task's usual delay applies. With `args` or `kwargs` it runs with these instead,
+    and, as after more than a day, it is enqueued anew under the same task id.
     """
 
-    def __init__(self, message: str = "retry requested", *, after: float | timedelta | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "retry requested",
+        *,
+        after: float | timedelta | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.after_s = after.total_seconds() if isinstance(after, timedelta) else after
-        if self.after_s is not None and not 0 <= self.after_s <= 86_400:
-            raise ValueError(f"Retry(after={after!r}): a retry may wait from 0 seconds up to one day")
+        if self.after_s is not None and not 0 <= self.after_s <= 366 * 86_400:
+            raise ValueError(f"Retry(after={after!r}): a retry may wait from 0 seconds up to 366 days")
+        self.new_args = args
+        self.new_kwargs = kwargs
+
+    @property
+    def is_anew(self) -> bool:
+        """Whether it takes another message: a broker repeats one as it is, within a day."""
+        is_changed = self.new_args is not None or self.new_kwargs is not None
+        return is_changed or (self.after_s is not None and self.after_s > 86_400)
 
 
 class Reject(ControlFlow):

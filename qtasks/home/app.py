@@ -271,6 +271,7 @@ class QTasks:
                 layers=self._layers,
                 clock=self._clock,
                 ids=self._ids,
+                go_on=self._caller.go_on,
                 redact=(*self._secrets(), *settings.signing_keys, settings.token or "", *self._stored_keys()),
             )
         return self._executor

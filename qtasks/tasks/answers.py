@@ -13,6 +13,8 @@ from types import TracebackType
 import orjson
 
 UNCOUNTED = "Qtasks-Uncounted"
+CONTINUED = "Qtasks-Continued"
+"""Names the message in which a call goes on: what was delivered is not its end."""
 NON_RETRYABLE = ("Upstash-NonRetryable-Error", "true")
 MESSAGE_LIMIT = 4096
 TRACEBACK_LIMIT = 16384

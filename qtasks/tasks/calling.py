@@ -14,6 +14,7 @@ from qtasks.protocol.durations import span_ms
 from qtasks.protocol.header_values import read_task_id
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.codec import compile_signature
+from qtasks.tasks.envelope import Envelope
 from qtasks.tasks.keys import Span
 from qtasks.tasks.many import Batches, Collection, Sent, TaskCall, collect, land
 from qtasks.tasks.options import Layers, TaskOptions
@@ -97,6 +98,25 @@ class Caller:
             return self._with_result(target, self._packer.message(target, call.args, call.kwargs))
 
         return Batches(calls, self._sender, prepare)
+
+    async def go_on(
+        self,
+        envelope: Envelope,
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        after_ms: int,
+        spent: int,
+    ) -> str:
+        """Enqueue a running call anew, with these arguments; gives the id of the message.
+
+        Raises what `asend` raises.
+        """
+        encoded = target.signature.encode(args, kwargs)
+        message = self._packer.anew(envelope, target, *encoded, spent=spent, after_ms=after_ms)
+        answers = await self._sender.asend([message])
+        return answers[0].message_id
 
     def collection(self) -> Collection:
         """Make a block that gathers the calls of this app."""

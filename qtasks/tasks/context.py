@@ -6,11 +6,11 @@ It is made and set by `execution.py`, on the thread and in the context in which 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from qtasks.clock import Clock
 from qtasks.errors import OutsideTask, Retry
@@ -61,16 +61,23 @@ class Context:
             return math.inf
         return max(0, self._ends_at - self._clock.monotonic()) / 1000
 
-    def retry(self, exc: BaseException | None = None, countdown: Span | None = None) -> NoReturn:
+    def retry(
+        self,
+        exc: BaseException | None = None,
+        countdown: Span | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> NoReturn:
         """End this attempt and have the task run again, which spends a retry: raises `Retry`.
 
-        It runs after `countdown`, at most a day, else after the task's usual delay. `exc` is why: it
-        shows in the error that is kept.
+        It runs after `countdown`, else after the task's usual delay, and with `args` and `kwargs` in place
+        of its arguments if one of them is given. `exc` is why: it shows in the error that is kept.
         """
         after = None if countdown is None else timedelta(milliseconds=span_ms(countdown))
         if exc is None:
-            raise Retry(after=after)
-        raise Retry(f"retry requested after {type(exc).__name__}: {exc}", after=after) from exc
+            raise Retry(after=after, args=args, kwargs=kwargs)
+        message = f"retry requested after {type(exc).__name__}: {exc}"
+        raise Retry(message, after=after, args=args, kwargs=kwargs) from exc
 
 
 CURRENT: ContextVar[Context | None] = ContextVar("qtasks_context", default=None)

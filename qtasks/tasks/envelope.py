@@ -42,8 +42,11 @@ class Envelope:
     retries: int | None = None
     retry_delay: str | None = None
     """What the broker was told of retries, for the app to say what a failure comes to."""
+    labels: tuple[str, ...] = ()
+    result_ttl_ms: int | None = None
     number: int = 0
-    """How many times the call was enqueued anew under its id."""
+    """How many times the call was enqueued anew under its id, and how many retries were made till then."""
+    spent: int = 0
 
 
 class EnvelopeSigner:
@@ -87,7 +90,11 @@ def pack(envelope: Envelope) -> bytes:
     if envelope.retry_delay is not None:
         meta["retryDelay"] = envelope.retry_delay
     if envelope.number:
-        meta["number"] = envelope.number
+        meta |= {"number": envelope.number, "spent": envelope.spent}
+    if envelope.labels:
+        meta["labels"] = envelope.labels
+    if envelope.result_ttl_ms is not None:
+        meta["resultTtl"] = envelope.result_ttl_ms
     return orjson.dumps(
         {
             "v": VERSION,
@@ -123,7 +130,10 @@ def unpack(body: bytes) -> Envelope:
             start_at=meta.get("startAt"),
             retries=meta.get("retries"),
             retry_delay=meta.get("retryDelay"),
+            labels=tuple(meta.get("labels", ())),
+            result_ttl_ms=meta.get("resultTtl"),
             number=meta.get("number", 0),
+            spent=meta.get("spent", 0),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error

@@ -11,14 +11,22 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from qtasks.clock import Clock
-from qtasks.errors import DecodeError, EncodeError, SignatureError, TaskTimeout
+from qtasks.errors import (
+    ConfigurationError,
+    DecodeError,
+    EncodeError,
+    QTasksError,
+    Retry,
+    SignatureError,
+    TaskTimeout,
+)
 from qtasks.ids import Ids
-from qtasks.tasks.answers import NON_RETRYABLE, UNCOUNTED, Answer, describe, problem, uncounted
+from qtasks.tasks.answers import CONTINUED, NON_RETRYABLE, UNCOUNTED, Answer, describe, problem, uncounted
 from qtasks.tasks.context import CURRENT, Context, make_context
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
 from qtasks.tasks.hooks import hooks_of, tell
@@ -57,11 +65,26 @@ class _Attempt:
     context: Context | None = None
 
 
+class GoOn(Protocol):
+    """Enqueues a call anew, and gives the message's id; `spent` retries were made till then."""
+
+    async def __call__(
+        self,
+        envelope: Envelope,
+        target: Task[..., Any, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        after_ms: int,
+        spent: int,
+    ) -> str: ...
+
+
 class Executor:
     """Executes deliveries on the loop it is called on; plain functions on its own threads.
 
     `destination` is the app's own address, `layers` what it says of its tasks. `redact` are secrets
-    that must not leave in an error.
+    that must not leave in an error. `go_on` enqueues a call anew and gives the message's id.
     """
 
     def __init__(
@@ -75,7 +98,9 @@ class Executor:
         ids: Ids | None = None,
         layers: Layers = NO_LAYERS,
         redact: Sequence[str] = (),
+        go_on: GoOn | None = None,
     ) -> None:
+        self._go_on = go_on
         self._find = find
         self._signer = signer
         self._destination = destination
@@ -169,7 +194,7 @@ class Executor:
             task.name,
             envelope.id,
             delivery.message_id,
-            retried=delivery.retried,
+            retried=envelope.spent + delivery.retried,
             queue=envelope.queue,
             enqueued_at=envelope.enqueued_at,
             start_at=envelope.start_at,
@@ -183,11 +208,17 @@ class Executor:
 
     async def _failed(self, error: BaseException, attempt: _Attempt) -> Answer:
         envelope = attempt.envelope
+        retried = envelope.spent + attempt.delivery.retried
+        if isinstance(error, Retry) and error.is_anew and retried < _retries(envelope):
+            try:
+                return await self._goes_on(error, attempt, retried + 1)
+            except QTasksError as refusal:  # its arguments do not fit, or the broker cannot take it
+                error = refusal
         failure = judge(
             error,
             attempt.options,
-            retried=attempt.delivery.retried,
-            retries=DEFAULT_RETRIES if envelope.retries is None else envelope.retries,
+            retried=retried,
+            retries=_retries(envelope),
             retry_delay=envelope.retry_delay,
             fraction=self._ids.fraction(),
         )
@@ -196,10 +227,29 @@ class Executor:
         await self._tell(failure.ending, attempt, error)
         return Answer(failure.status, document, failure.headers)
 
+    async def _goes_on(self, retry: Retry, attempt: _Attempt, spent: int) -> Answer:
+        """Leave the rest to another message: with other arguments, or later than a broker repeats one."""
+        if self._go_on is None:
+            raise ConfigurationError("nothing can be enqueued anew here")
+        message_id = await self._go_on(
+            attempt.envelope,
+            attempt.task,
+            attempt.args if retry.new_args is None else tuple(retry.new_args),
+            attempt.kwargs if retry.new_kwargs is None else retry.new_kwargs,
+            after_ms=round((retry.after_s or 0) * 1000),
+            spent=spent,
+        )
+        await self._tell(Ending.AGAIN, attempt, retry)
+        return Answer(200, b"null", ((CONTINUED, message_id),))
+
     async def _tell(self, ending: Ending, attempt: _Attempt, what: Any) -> None:
         if attempt.context is not None:
             for name, hook in hooks_of(attempt.options, ending):
                 await tell(hook, name, attempt.context, what, self._threads)
+
+
+def _retries(envelope: Envelope) -> int:
+    return DEFAULT_RETRIES if envelope.retries is None else envelope.retries
 
 
 def _returned(task: Task[..., Any, Any], result: object) -> Answer:

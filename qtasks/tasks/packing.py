@@ -80,34 +80,56 @@ class Packer:
             start_at=start_at,
             retries=options.retries,
             retry_delay=options.retry_delay,
+            labels=options.labels,
+            result_ttl_ms=options.result_ttl_ms,
         )
-        message = self._sealed(envelope, options, flow)
+        message = self._sealed(envelope, flow, options.dedup_window_ms)
         if options.unique is None:
             return message
         return replace(message, options=_once(message.options, target, options, args, kwargs))
 
-    def _sealed(self, envelope: Envelope, options: TaskOptions, flow: FlowSpec | None) -> Outgoing:
+    def anew(
+        self, envelope: Envelope, target: Target, args: Any, kwargs: Any, *, spent: int, after_ms: int
+    ) -> Outgoing:
+        """Make the message that goes on with a call, under its id: after a wait, or with other arguments."""
+        now = self._clock.now()
+        options = target.options_in(self._layers)
+        flow = _flow(target, options, args, kwargs) if options.has_keys else None
+        following = replace(
+            envelope,
+            args=args,
+            kwargs=kwargs,
+            enqueued_at=now,
+            start_at=now + after_ms if after_ms else None,
+            number=envelope.number + 1,
+            spent=spent,
+        )
+        return self._sealed(following, flow, None)
+
+    def _sealed(self, envelope: Envelope, flow: FlowSpec | None, dedup_window_ms: int | None) -> Outgoing:
         body = pack(envelope)
+        queue = envelope.queue
+        timeout_ms, retries = envelope.timeout_ms, envelope.retries
         return Outgoing(
             destination=self._destination,
             body=body,
             options=Options(
                 content_type=JSON_TYPE,
                 forward=((SIGNATURE_HEADER, self._signer().sign(body)),),
-                timeout_ms=options.timeout_ms + MARGIN_MS,
-                retries=options.retries,
-                retry_delay=options.retry_delay,
-                dedup_id=envelope.id,
-                dedup_window_ms=options.dedup_window_ms,
+                timeout_ms=None if timeout_ms is None else timeout_ms + MARGIN_MS,
+                retries=None if retries is None else retries - envelope.spent,
+                retry_delay=envelope.retry_delay,
+                dedup_id=f"{envelope.id}.{envelope.number}" if envelope.number else envelope.id,
+                dedup_window_ms=dedup_window_ms,
                 task_id=envelope.id,
                 start_at=envelope.start_at,
                 expires_at=envelope.expires_at,
-                labels=options.labels,
-                result_ttl_ms=options.result_ttl_ms,
-                queue=None if flow else self._queues.get(options.queue, DECLARED),
+                labels=envelope.labels,
+                result_ttl_ms=envelope.result_ttl_ms,
+                queue=None if queue is None else self._queues.get(queue, DECLARED),
                 flow=flow,
             ),
-            queue=envelope.queue,
+            queue=queue,
         )
 
 

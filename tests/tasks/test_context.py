@@ -202,12 +202,12 @@ async def test_a_retry_says_what_it_was_asked_for(shop: Workshop) -> None:
 
 
 async def test_a_retry_that_would_wait_too_long_is_an_error_of_the_task(shop: Workshop) -> None:
-    shop.task(both(lambda context: context.retry(countdown="2d"), "plain"), "note", bind=True)
+    shop.task(both(lambda context: context.retry(countdown="367d"), "plain"), "note", bind=True)
 
     answer = await shop.run("note")
 
     assert (answer.status, error_of(answer)["type"]) == (500, "ValueError")
-    assert "from 0 seconds up to one day" in error_of(answer)["message"]
+    assert "from 0 seconds up to 366 days" in error_of(answer)["message"]
 
 
 def test_there_is_no_context_outside_a_task() -> None:

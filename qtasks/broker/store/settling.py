@@ -31,6 +31,8 @@ from qtasks.broker.store.records import (
 )
 from qtasks.broker.store.results import error_document
 
+CONTINUED = "qtasks-continued"
+"""A task that goes on in another message, under the same id, has come to no result yet."""
 INTERRUPTED = "interrupted: the broker stopped before the reply was known"
 KINDS = {Delivered: LogKind.DELIVERED, Dead: LogKind.FAILED, Cancelled: LogKind.ENDED_CANCELLED}
 STATES = {Delivered: "SUCCEEDED", Dead: "FAILED", Cancelled: "CANCELLED"}
@@ -162,7 +164,9 @@ def _dead_letter(settlement: Settlement) -> dict[str, Any]:
 
 def _has_result(settlement: Settlement) -> bool:
     claim = settlement.claim
-    return bool(claim.task_id and claim.result_ttl_ms and not isinstance(settlement.verdict, Again))
+    if not claim.task_id or not claim.result_ttl_ms or isinstance(settlement.verdict, Again):
+        return False
+    return not any(name.lower() == CONTINUED for name, _ in settlement.reply.headers)
 
 
 def _result(settlement: Settlement) -> dict[str, Any]:
