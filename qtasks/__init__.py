@@ -25,6 +25,7 @@ from qtasks.errors import (
     Retry,
     TaskDefinitionError,
     TaskFailed,
+    TaskTimeout,
 )
 from qtasks.version import VERSION as __version__
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from qtasks.settings import Settings
     from qtasks.tasks.context import Context, current
     from qtasks.tasks.default import task
+    from qtasks.tasks.keys import Flow, Unique
     from qtasks.tasks.queues import Queue
     from qtasks.tasks.results import AsyncResult
     from qtasks.tasks.task import Task
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
 _LAZY = {
     "AsyncResult": "qtasks.tasks.results",
     "Context": "qtasks.tasks.context",
+    "Flow": "qtasks.tasks.keys",
     "QTasks": "qtasks.home.app",
     "Queue": "qtasks.tasks.queues",
     "Settings": "qtasks.settings",
     "Task": "qtasks.tasks.task",
+    "Unique": "qtasks.tasks.keys",
     "current": "qtasks.tasks.context",
     "task": "qtasks.tasks.default",
 }
@@ -58,6 +62,7 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "EncodeError",
+    "Flow",
     "QTasks",
     "QTasksError",
     "Queue",
@@ -70,6 +75,8 @@ __all__ = [
     "Task",
     "TaskDefinitionError",
     "TaskFailed",
+    "TaskTimeout",
+    "Unique",
     "__version__",
     "current",
     "task",

@@ -62,6 +62,11 @@ def publish(message: Outgoing) -> Call[Enqueued]:
     )
 
 
+def send(message: Outgoing) -> Call[Enqueued]:
+    """Enqueue one message, or publish it if it names no queue."""
+    return publish(message) if message.queue is None else enqueue(message)
+
+
 def batch(messages: Sequence[Outgoing]) -> Call[list[Enqueued]]:
     """Enqueue or publish many messages, whose bodies must be UTF-8 text (contract 2.3)."""
     items = [

@@ -231,7 +231,7 @@ class EmbeddedHome:
 def _forward(client: Client, messages: Sequence[Outgoing]) -> list[Enqueued]:
     """Send to the owner, as many in one request as its body may hold."""
     if len(messages) == 1:
-        return [client.send(calls.enqueue(messages[0]))]
+        return [client.send(calls.send(messages[0]))]
     answers: list[Enqueued] = []
     for batch in batches(messages):
         sent = client.send(calls.batch(batch))

@@ -32,8 +32,6 @@ from qtasks.settings import Settings, database_path
 
 Say = Callable[[str], None]
 
-# Before the listener ends, so that whoever keeps a connection open is told to close it (promise P17).
-LINGER_MS = 500
 LOOK_S = 0.1  # how often the store's health is looked at
 
 
@@ -47,6 +45,8 @@ class ServerSetup:
     allow_destinations: tuple[str, ...] = ()
     settings: Settings = field(default_factory=Settings)
     config: BrokerConfig = field(default_factory=BrokerConfig)
+    linger_ms: int = 500
+    """How long it answers on after the drain: who keeps a connection open is told to close it (promise P17)."""
 
 
 def is_loopback(host: str) -> bool:
@@ -127,7 +127,7 @@ class Server:
             self._say("draining: deliveries in flight may end, new requests are told to come back")
             broker.is_draining = True
             returned = await self._drain(node)
-            await self._clock.sleep(LINGER_MS)
+            await self._clock.sleep(self._setup.linger_ms)
             await listener.stop()
             self._say(f"stopped; {returned} deliveries handed back")
         finally:

@@ -13,8 +13,6 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-import orjson
-
 from qtasks.errors import BrokerUnreachable
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.senders import Sender
@@ -37,8 +35,9 @@ class TaskCall(Generic[P, T]):
     """
 
     task: str
-    args: orjson.Fragment
-    kwargs: orjson.Fragment
+    args: bytes
+    kwargs: bytes
+    """JSON both, written already."""
 
 
 @dataclass(frozen=True, slots=True)

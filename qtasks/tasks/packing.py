@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-import orjson
+from orjson import Fragment, loads
 
 from qtasks.clock import Clock
 from qtasks.errors import ArgumentsError, BadRequest
@@ -63,15 +63,18 @@ class Packer:
     def message(
         self, target: Target, args: Any, kwargs: Any, start_at: int | None = None, task_id: str | None = None
     ) -> Outgoing:
-        """Make the message of a call, whose arguments are encoded; raises `ArgumentsError`."""
+        """Make the message of a call, whose arguments are encoded, or written already as bytes.
+
+        Raises `ArgumentsError`.
+        """
         now = self._clock.now()
         options = target.options_in(self._layers)
         flow = _flow(target, options, args, kwargs) if options.has_keys else None
         envelope = Envelope(
             task=target.name,
             id=task_id or self._ids.task_id(now),
-            args=args,
-            kwargs=kwargs,
+            args=Fragment(args) if type(args) is bytes else args,
+            kwargs=Fragment(kwargs) if type(kwargs) is bytes else kwargs,
             destination=self._destination,
             enqueued_at=now,
             timeout_ms=options.timeout_ms,
@@ -183,4 +186,4 @@ def _arguments(target: Target, args: Any, kwargs: Any) -> dict[str, object]:
 
 def _plain(encoded: Any) -> Any:
     """Read back what `Task.call` has written already."""
-    return orjson.loads(encoded.contents) if isinstance(encoded, orjson.Fragment) else encoded
+    return loads(encoded) if type(encoded) is bytes else encoded

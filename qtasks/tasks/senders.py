@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from qtasks.client.calls import Call, batch, enqueue, result
+from qtasks.client.calls import Call, batch, result, send
 from qtasks.client.clients import AsyncClient
 from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, BrokerUnreachable, RequestError
@@ -129,7 +129,7 @@ class HttpSender:
         messages = [each.message for each in tickets]
         try:
             if len(messages) == 1:
-                answers = [await self._within_budget(enqueue(messages[0]))]
+                answers = [await self._within_budget(send(messages[0]))]
             else:
                 answers = await self._within_budget(batch(messages))
         except RequestError as error:

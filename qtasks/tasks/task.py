@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from orjson import Fragment, dumps
+from orjson import dumps
 
 from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
@@ -122,7 +122,7 @@ class Task(Generic[P, T, R]):
         Raises `ArgumentsError` or `EncodeError`.
         """
         encoded_args, encoded_kwargs = self.signature.encode(args, kwargs)
-        return TaskCall(self.name, Fragment(dumps(encoded_args)), Fragment(dumps(encoded_kwargs)))
+        return TaskCall(self.name, dumps(encoded_args), dumps(encoded_kwargs))
 
     def delay_many(self, calls: Iterable[TaskCall[P, T]]) -> list[AsyncResult[T]]:
         """Have the function called later, once for each of `calls`; gives their handles in order.
@@ -160,10 +160,27 @@ class Task(Generic[P, T, R]):
     ) -> AsyncResult[T]:
         """Have the function called later, as told: after `countdown`, or not before `eta` (aware).
 
-        A `task_id` given twice within ten minutes enqueues once. Raises what `delay` raises.
+        A `task_id` given twice within the `dedup_window`, ten minutes, enqueues once. Raises what `delay`
+        raises.
         """
         told = self._changed(options, f"{self.name}.apply_async") if options else self
         return self._find_caller().send(
+            told, tuple(args), kwargs or {}, countdown=countdown, eta=eta, task_id=task_id
+        )
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: Span | None = None,
+        eta: datetime | None = None,
+        task_id: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[T]:
+        """Do what `apply_async` does without blocking the event loop."""
+        told = self._changed(options, f"{self.name}.aapply_async") if options else self
+        return await self._find_caller().asend(
             told, tuple(args), kwargs or {}, countdown=countdown, eta=eta, task_id=task_id
         )
 

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from starlette.types import Receive, Scope, Send
 
 from qtasks import Context, QTasks, TaskFailed
-from tests.support.homes import SOON_S, remote_settings, running_server, served, server_setup, url_said
-
-
-class Mount:
-    """Passes requests on to an app that is made once its own address is known."""
-
-    app: QTasks
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-
-@asynccontextmanager
-async def standalone(store: Path) -> AsyncIterator[QTasks]:
-    """Run a broker and an app that it delivers to, both on this loop."""
-    mount = Mount()
-    async with running_server(server_setup(store)) as said, served(mount) as address:
-        mount.app = QTasks(settings=remote_settings(url_said(said), public_url=address))
-        async with mount.app.lifespan():
-            yield mount.app
+from tests.support.every_home import in_standalone
+from tests.support.homes import SOON_S
 
 
 @pytest.fixture
 async def app(store: Path) -> AsyncIterator[QTasks]:
-    async with standalone(store) as tasks:
+    async with in_standalone(store) as tasks:
         yield tasks
 
 

@@ -61,7 +61,12 @@ def remote_settings(url: str, public_url: str | None = "http://127.0.0.1:9/qtask
 def server_setup(store: Path, **changes: Any) -> ServerSetup:
     """Say how to run a standalone broker on this file, at a free port, with the secrets above."""
     settings = Settings(token=TOKEN, signing_keys=KEYS, durability="relaxed")
-    members: dict[str, Any] = {"port": 0, "settings": settings, "config": BrokerConfig(grace_ms=2000)}
+    members: dict[str, Any] = {
+        "port": 0,
+        "settings": settings,
+        "config": BrokerConfig(grace_ms=2000),
+        "linger_ms": 0,
+    }
     return ServerSetup(store=f"sqlite:///{store}", **(members | changes))
 
 

@@ -1,0 +1,56 @@
+"""The same app in each of its homes: embedded, and with a broker of its own that is reached over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from qtasks import QTasks
+from tests.support.homes import (
+    embedded,
+    remote_settings,
+    running_server,
+    served,
+    server_setup,
+    url_said,
+)
+
+MakeApp = Callable[..., AbstractAsyncContextManager[QTasks]]
+"""Takes the arguments of `QTasks`, and gives an app that runs, with its broker, for the block."""
+
+
+class Mount:
+    """Passes requests on to an app that is made once its own address is known."""
+
+    app: QTasks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+@asynccontextmanager
+async def in_embedded(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
+    """Run an app whose broker is inside."""
+    tasks = embedded(store, **arguments)
+    async with tasks.lifespan():
+        yield tasks
+
+
+@asynccontextmanager
+async def in_standalone(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
+    """Run a standalone broker and an app that it delivers to, both on this loop."""
+    mount = Mount()
+    async with running_server(server_setup(store)) as said, served(mount) as address:
+        mount.app = QTasks(settings=remote_settings(url_said(said), public_url=address), **arguments)
+        async with mount.app.lifespan():
+            yield mount.app
+
+
+HOMES: dict[str, Callable[..., AbstractAsyncContextManager[QTasks]]] = {
+    "embedded": in_embedded,
+    "standalone": in_standalone,
+}
