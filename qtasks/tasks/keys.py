@@ -32,7 +32,7 @@ class KeyTemplate:
 
     def fill(self, arguments: Mapping[str, object]) -> str:
         """Give the key of a call; `arguments` are JSON values by parameter, defaults included."""
-        return self.text.format_map({name: _plain(arguments[name]) for name in self.names})
+        return self.text.format_map({name: _plain(arguments.get(name)) for name in self.names})
 
 
 def read_template(text: str) -> KeyTemplate:
