@@ -100,7 +100,7 @@ async def test_a_mistake_in_other_arguments_names_it(app: QTasks) -> None:
 
     with pytest.raises(TaskFailed):
         await result.aget(SOON_S)
-    assert told == ["number: 'many' is a str, not an int"]
+    assert told == ["number: expected int, got str"]
 
 
 async def test_a_replay_knows_that_it_is_one(app: QTasks) -> None:
