@@ -46,7 +46,7 @@ class ServerSetup:
     settings: Settings = field(default_factory=Settings)
     config: BrokerConfig = field(default_factory=BrokerConfig)
     linger_ms: int = 500
-    """How long it answers on after the drain: who keeps a connection open is told to close it (promise P17)."""
+    """How long it answers on after the drain, to have connections closed that are kept open (promise P17)."""
 
 
 def is_loopback(host: str) -> bool:
