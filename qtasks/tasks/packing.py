@@ -73,8 +73,8 @@ class Packer:
         envelope = Envelope(
             task=target.name,
             id=task_id or self._ids.task_id(now),
-            args=Fragment(args) if type(args) is bytes else args,
-            kwargs=Fragment(kwargs) if type(kwargs) is bytes else kwargs,
+            args=_written(args),
+            kwargs=_written(kwargs),
             destination=self._destination,
             enqueued_at=now,
             timeout_ms=options.timeout_ms,
@@ -182,6 +182,11 @@ def _once(message: Options, target: Target, options: TaskOptions, args: Any, kwa
 
 def _arguments(target: Target, args: Any, kwargs: Any) -> dict[str, object]:
     return target.signature.arguments(_plain(args), _plain(kwargs))
+
+
+def _written(encoded: Any) -> Any:
+    """Put in as it is what `Task.call` has written already."""
+    return Fragment(encoded) if type(encoded) is bytes else encoded
 
 
 def _plain(encoded: Any) -> Any:
