@@ -1,37 +1,27 @@
 """Carries the arguments and the result of a call through JSON, exactly or not at all.
 
 A `Signature` is compiled once per task from its annotations. `encode` runs in the caller and `decode`
-before the handler; the text between them is orjson's and the envelope's affair. How one kind of value
-is converted stands in `converters`.
+before the handler; the text between them is orjson's and the envelope's affair. How one value is
+converted is decided in `annotations`.
 """
 
 from __future__ import annotations
 
 import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from functools import cache, partial
-from itertools import combinations
 from typing import Any
 
 from qtasks.errors import ArgumentsError, DecodeError, EncodeError, TaskDefinitionError
-from qtasks.tasks import converters
-from qtasks.tasks.converters import FORMS, JSON, TYPES, Convert, Converter, Refusal, check_key, inside, wrong
+from qtasks.tasks.annotations import Compiler, resolved_hints, text_of
+from qtasks.tasks.converters import JSON, array
+from qtasks.tasks.scalars import Convert, Converter, Refusal, check_key, inside
 
-_POSSIBLE = (
-    "possible are None, bool, int, float, str, bytes, datetime, date, time, timedelta, UUID, Decimal, enums, "
-    "Literal, dataclasses, TypedDict, list[T], dict[str, T], tuple, set, frozenset and unions of these; "
-    "unannotated, a parameter takes plain JSON values"
-)
 _REST, _ANY_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 _BOTH, _ONLY_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, _BOTH)
 _NAMED = (_BOTH, _ONLY_KEYWORD)
-_ARRAYS = (list, tuple, set, frozenset)
-_WRAPPERS = (typing.Annotated, typing.Required, typing.NotRequired, typing.Final)
 _LONGEST_PATH = 120
 
 
@@ -214,26 +204,26 @@ class _Plan:
 def _compile(function: Callable[..., object], name: str, skip_first: bool) -> _Plan:
     if not inspect.isroutine(function):
         raise TaskDefinitionError(f"{name} is not a function; wrap it in one")
-    hints = _hints(inspect.unwrap(function))
+    hints = resolved_hints(inspect.unwrap(function))
     parameters = list(inspect.signature(function).parameters.values())
     if skip_first:
         if not parameters or parameters[0].kind in (_ONLY_KEYWORD, _ANY_KEYWORD):
             raise TaskDefinitionError(f"{name}() needs a first positional parameter, for the context")
         # *args takes the context and goes on taking arguments.
         parameters = parameters if parameters[0].kind is _REST else parameters[1:]
-    compiler = _Compiler()
+    compiler = Compiler()
     found: dict[str, Converter] = {}
     for key in (*(each.name for each in parameters), "return"):
         try:
             found[key] = compiler.converter(hints.get(key, Any))
         except TaskDefinitionError as error:
             what = "the result" if key == "return" else f"parameter {key!r}"
-            text = f"{name}(): {what} is {_text(hints[key])}: {error}"
+            text = f"{name}(): {what} is {text_of(hints[key])}: {error}"
             raise TaskDefinitionError(text) from error.__cause__
     result = found["return"]
     for each in parameters:
         if each.kind is _REST:
-            found[each.name] = converters.array(list, [found[each.name]], fixed=False)
+            found[each.name] = array(list, [found[each.name]], fixed=False)
     return _Plan(
         _shape(parameters),
         _way(parameters, {name: converter.encode for name, converter in found.items()}),
@@ -284,180 +274,3 @@ def _way(parameters: Sequence[inspect.Parameter], converts: Mapping[str, Convert
         rest=rest[0] if rest else None,
         any_keyword=any_keyword[0] if any_keyword else JSON.encode,
     )
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target, include_extras=True)
-    except (NameError, AttributeError) as error:  # AttributeError: of a module still being imported
-        raise TaskDefinitionError(
-            f"an annotation of {target.__qualname__} cannot be resolved: {error}; define or import the name "
-            "at module level, and not only under TYPE_CHECKING"
-        ) from NameError(str(error))
-    except (TypeError, SyntaxError) as error:
-        raise TaskDefinitionError(f"an annotation of {target.__qualname__} is wrong: {error}") from error
-
-
-def _text(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__qualname__
-    return str(annotation).replace("typing.", "")
-
-
-class _Compiler:
-    """Finds the converter of each annotation of one signature."""
-
-    def __init__(self) -> None:
-        self._records: dict[type, Converter] = {}
-        self._aliases: list[Any] = []
-
-    def converter(self, annotation: Any) -> Converter:
-        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-        if annotation in (Any, object):
-            return JSON
-        if annotation is None:
-            return TYPES[types.NoneType]
-        if origin in _WRAPPERS:
-            return self.converter(args[0])
-        if isinstance(annotation, typing.NewType):
-            return self.converter(annotation.__supertype__)
-        if type(annotation).__name__ == "TypeAliasType":  # not in the typing of Python 3.11
-            return self._alias(annotation)
-        if origin in (typing.Union, types.UnionType):
-            return _union([self.converter(each) for each in args])
-        if origin is typing.Literal:
-            return self._literal(args, _text(annotation))
-        container = origin or annotation
-        if container in _ARRAYS:
-            return self._array(container, annotation, args)
-        if container is dict:
-            return self._dict(args)
-        if isinstance(annotation, type):
-            return self._type(annotation)
-        raise TaskDefinitionError(f"{_text(annotation)} has no exact form in JSON; {_POSSIBLE}")
-
-    def _alias(self, alias: Any) -> Converter:
-        if alias in self._aliases:
-            raise TaskDefinitionError(f"{alias} contains itself, which only dataclasses may")
-        self._aliases.append(alias)
-        try:
-            return self.converter(alias.__value__)
-        except NameError as error:
-            raise TaskDefinitionError(f"{alias} cannot be resolved: {error}") from error
-        finally:
-            self._aliases.pop()
-
-    def _literal(self, values: Sequence[Any], label: str) -> Converter:
-        choices = []
-        for value in values:
-            if isinstance(value, Enum):
-                choices.append((value, self.converter(type(value)).encode(value, 0)))
-            elif converters.is_plain(value):
-                choices.append((value, value))
-            else:
-                raise TaskDefinitionError(f"a choice of {type(value).__name__} is not in JSON; {_POSSIBLE}")
-        return converters.literal(choices, label)
-
-    def _array(self, kind: type, annotation: Any, args: Sequence[Any]) -> Converter:
-        if not args and annotation != tuple[()]:
-            return converters.array(kind, [JSON], fixed=False)
-        fixed = kind is tuple and args[1:] != (...,)
-        return converters.array(kind, [self.converter(each) for each in args if each is not ...], fixed=fixed)
-
-    def _dict(self, args: Sequence[Any]) -> Converter:
-        key, item = args or (str, Any)
-        if key not in (str, Any):
-            raise TaskDefinitionError(f"keys of a dict must be str, not {_text(key)}; pass a list of pairs")
-        return converters.structure(dict, {}, other=self.converter(item))
-
-    def _type(self, kind: type) -> Converter:
-        if kind in TYPES:
-            return TYPES[kind]
-        if kind in self._records:
-            return self._records[kind]
-        if issubclass(kind, Enum):
-            return converters.enumeration(kind)
-        if typing.is_typeddict(kind):
-            return self._typed_dict(kind)
-        if is_dataclass(kind):
-            return self._dataclass(kind)
-        raise TaskDefinitionError(f"{_text(kind)} has no exact form in JSON; {_POSSIBLE}")
-
-    def _dataclass(self, kind: Any) -> Converter:
-        hints, declared = _hints(kind), fields(kind)
-        unkept = [name for name, hint in hints.items() if isinstance(hint, InitVar)]
-        unkept += [each.name for each in declared if not each.init]
-        if unkept:
-            raise TaskDefinitionError(f"{kind.__name__}.{unkept[0]} is an InitVar or has init=False")
-        members = [it for base in kind.__mro__ for it in vars(base).values()]
-        slots = {it.__name__ for it in members if isinstance(it, types.MemberDescriptorType)}
-        if slots - {each.name for each in declared} or kind.__new__ is not object.__new__:
-            raise TaskDefinitionError(f"{kind.__name__} keeps more than its fields, in slots or a base type")
-        parts: dict[str, Converter] = {}
-        return self._filled(kind, converters.record(kind, parts), parts, hints)
-
-    def _typed_dict(self, kind: Any) -> Converter:
-        hints = _hints(kind)
-        marks = {name: typing.get_origin(hint) for name, hint in hints.items()}
-        # The class itself does not see the marks in annotations that are text.
-        required = kind.__required_keys__ | {name for name in marks if marks[name] is typing.Required}
-        required -= {name for name in marks if marks[name] is typing.NotRequired}
-        parts: dict[str, Converter] = {}
-        converter = converters.structure(dict, parts, required=required, known=frozenset(hints))
-        return self._filled(kind, converter, parts, hints)
-
-    def _filled(
-        self, kind: type, converter: Converter, parts: dict[str, Converter], hints: Mapping[str, Any]
-    ) -> Converter:
-        # Known before it is filled, as it may contain itself.
-        self._records[kind] = converter
-        for name in sorted(converter.known or ()):
-            try:
-                parts[name] = self.converter(hints[name])
-            except TaskDefinitionError as error:
-                where = f"{kind.__name__}.{name}"
-                raise TaskDefinitionError(f"{where} is {_text(hints[name])}: {error}") from error.__cause__
-        return converter
-
-
-def _union(members: Sequence[Converter]) -> Converter:
-    """Convert what is of one of several kinds that JSON keeps apart."""
-    others = [each for each in members if each is not TYPES[types.NoneType]]
-    if any(types.NoneType in each.types for each in others):
-        members = others  # one of them takes None as well
-    if len(members) == 1:
-        return members[0]
-    for one, other in combinations(members, 2):
-        if one.types & other.types or (one.forms & other.forms and not _apart(one, other)):
-            raise TaskDefinitionError(
-                f"{one.label} and {other.label} look alike in JSON; give one of them a dataclass around it"
-            )
-    label = " | ".join(each.label for each in members)
-    encoders = {kind: each.encode for each in members for kind in each.types}
-    decoders = {form: [each for each in members if form in each.forms] for form in FORMS}
-    if float in encoders:
-        encoders.setdefault(int, encoders[float])
-        decoders[int] = decoders[int] or decoders[float]
-
-    def encode(value: Any, depth: int) -> Any:
-        convert = encoders.get(type(value))
-        if convert is None:
-            raise wrong(EncodeError, label, value)
-        return convert(value, depth)
-
-    def decode(value: Any, depth: int) -> Any:
-        found = decoders.get(type(value), ())
-        for each in found:
-            if len(found) == 1 or (each.known or frozenset()) >= value.keys() >= each.required:
-                return each.decode(value, depth)
-        raise wrong(DecodeError, label, value)
-
-    forms = frozenset(form for form, found in decoders.items() if found)
-    return Converter(label, encode, decode, frozenset(encoders), forms)
-
-
-def _apart(one: Converter, other: Converter) -> bool:
-    """Tell whether two records are told apart by a name that one must have and the other cannot have."""
-    if one.known is None or other.known is None:
-        return False
-    return bool(one.required - other.known or other.required - one.known)

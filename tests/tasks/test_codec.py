@@ -5,17 +5,32 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import re
 import sys
 import typing
-from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque, namedtuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal, localcontext
 from enum import Enum, Flag, IntEnum, StrEnum, auto
+from fractions import Fraction
 from functools import cached_property, partial
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Network
+from pathlib import Path, PurePath, PureWindowsPath
 from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, NotRequired, Required, TypedDict
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NewType,
+    NotRequired,
+    Required,
+    TypedDict,
+)
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -113,6 +128,23 @@ class Movie(TypedDict):
     year: NotRequired[int]
 
 
+class Point(NamedTuple):
+    x: float
+    next: Point | None = None
+
+
+@dataclass
+class Circle:
+    kind: Literal["circle", "ellipse"]
+    size: int
+
+
+@dataclass
+class Square:
+    kind: Annotated[Literal["square"], "a note"]
+    size: int
+
+
 class Text(str):
     __slots__ = ()
 
@@ -189,6 +221,14 @@ EXACT: list[tuple[Any, object, object]] = [
         "2024-05-01T12:00:00-00:00:01",
     ),
     (date, date(2024, 2, 29), "2024-02-29"),
+    (Path, Path("a/é"), "a/é"),
+    (PurePath, PurePath("/"), "/"),
+    (PureWindowsPath, PureWindowsPath("C:\\x"), "C:\\x"),
+    (IPv4Address, IPv4Address("127.0.0.1"), "127.0.0.1"),
+    (IPv4Interface, IPv4Interface("10.1.2.3/8"), "10.1.2.3/8"),
+    (IPv6Address, IPv6Address("fe80::1%eth0"), "fe80::1%eth0"),
+    (IPv6Network, IPv6Network("2001:db8::/32"), "2001:db8::/32"),
+    (ZoneInfo, BERLIN, "Europe/Berlin"),
     (time, time(23, 59, 59, 1), "23:59:59.000001"),
     (time, time(1, tzinfo=UTC), "01:00:00+00:00"),
     (timedelta, timedelta(days=1, microseconds=5), "PT86400.000005S"),
@@ -208,6 +248,16 @@ EXACT: list[tuple[Any, object, object]] = [
     (Literal[Color.RED, 7], Color.RED, "red"),
     (list[int], [1, 2], [1, 2]),
     (dict[str, date], {"a": date(2024, 1, 1)}, {"a": "2024-01-01"}),
+    (Sequence[int], [1], [1]),
+    (Iterable[date], [date(2024, 1, 1)], ["2024-01-01"]),
+    (Mapping[str, int], {"a": 1}, {"a": 1}),
+    (AbstractSet[int], {1}, [1]),
+    (dict[int, str], {-1: "a", 0: "b"}, {"-1": "a", "0": "b"}),
+    (dict[UUID, int], {UUID(int=1): 1}, {"00000000-0000-0000-0000-000000000001": 1}),
+    (dict[Level, int], {Level.LOW: 1}, {"1": 1}),
+    (dict[Literal["a", "b"], int], {"b": 1}, {"b": 1}),
+    (Pair, Pair(1, [2]), {"x": 1, "y": [2]}),
+    (Point, Point(1.5, next=Point(2.0)), {"x": 1.5, "next": {"x": 2.0, "next": None}}),
     (tuple, (1, "a"), [1, "a"]),
     (tuple[int, ...], (1, 2, 3), [1, 2, 3]),
     (tuple[int, str], (1, "a"), [1, "a"]),
@@ -225,6 +275,8 @@ EXACT: list[tuple[Any, object, object]] = [
     (datetime | int, NAIVE, "2024-05-01T12:30:00.000007"),
     (list[date] | date | None, [date(2024, 1, 1)], ["2024-01-01"]),
     (Cat | Dog, Dog(3), {"barks": 3}),
+    (Circle | Square, Square("square", 1), {"kind": "square", "size": 1}),
+    (Circle | Square | None, Circle("circle", 1), {"kind": "circle", "size": 1}),
     (Annotated[date, "a note"], date(2024, 1, 1), "2024-01-01"),
     (UserId, UserId(3), 3),
     (Alias, [Color.RED], ["red"]),
@@ -396,6 +448,19 @@ REFUSED: list[tuple[Any, object, str]] = [
     (tuple[int, str], (1,), "value: expected 2 items, got 1"),
     (tuple[int, str], (1, 2), "value[1]: expected str, got int 2"),
     (tuple[int, ...], Pair(1, 2), "value: expected tuple, got Pair"),
+    (Pair, (1, 2), "value: expected Pair, got tuple"),
+    (Point, tuple.__new__(Point, (1.0,)), "value: Point has 2 fields, and 1 items"),
+    (Point, Point("1"), "value.x: expected float, got str"),  # type: ignore[arg-type] # the wrong type is the point
+    (Sequence[int], (1,), "value: expected list, got tuple"),
+    (Mapping[str, int], OrderedDict(a=1), "value: expected dict, got OrderedDict"),
+    (dict[int, str], {True: "a"}, "value.values()[0]: expected int, got bool True"),
+    (dict[int, str], {1: "a", 2: 2}, "value.values()[1]: expected str, got int 2"),
+    (Circle | Square, Circle("square", 1),  # type: ignore[arg-type] # the wrong choice is the point
+     "value.kind: expected Literal['circle', 'ellipse'], got str"),
+    (Path, PurePath("a"), f"value: expected {type(Path()).__name__}, got {type(PurePath()).__name__}"),
+    (Path, Path("\udcff"), "value: str holds a lone surrogate, which JSON cannot carry; pass bytes"),
+    (ZoneInfo, ZoneInfo.no_cache("Europe/Berlin"),
+     "value: ZoneInfo is not the one that its key leads to; make it with ZoneInfo(key)"),
     (set[int], {"a"}, "value[0]: expected int, got str"),
     (int | None, "a", "value: expected int | None, got str"),
     (list[int] | None, ["a"], "value[0]: expected int, got str"),
@@ -445,6 +510,15 @@ MISREAD: list[tuple[Any, object, str]] = [
     (Cat | Dog, {"quacks": 1}, "value: expected Cat | Dog, got dict"),
     (Order | None, {"lines": [{"name": 5, "price": "1"}]}, "value.lines[0].name: expected str, got int 5"),
     (Order, {}, "value: Order lacks 'lines'"),
+    (Circle | Square, {"kind": ["circle"], "size": 1}, "value: expected Circle | Square, got dict"),
+    (dict[int, int], {"01": 1}, "value.values()[0]: the key does not stand for an int"),
+    (
+        dict[UUID, int],
+        {str(UUID(int=1)): 1, UUID(int=1).hex: 2},
+        "value.values()[1]: a key is twice in the dict",
+    ),
+    (ZoneInfo, "Europe", "value: the str does not stand for a ZoneInfo"),
+    (IPv4Address, "1.2.3", "value: the str does not stand for a IPv4Address"),
     (Order, {"lines": [], "colour": 1}, "value.values()[1]: Order has no such key"),
 ]
 
@@ -718,6 +792,12 @@ class BadField:
 
 
 @dataclass
+class Shared:
+    kind: Literal["circle", "square"]
+    size: int
+
+
+@dataclass
 class Failure(Exception):
     code: int
 
@@ -736,13 +816,17 @@ UNDEFINABLE: list[tuple[Any, str]] = [
         complex,
         r"task\(\): parameter 'value' is complex: complex has no exact form in JSON; possible are None",
     ),
-    (Sequence[int], "Sequence"),
-    (Pair, "Pair has no exact form"),
+    ([int], r"\[<class 'int'>\] has no exact form"),
+    (Fraction, "Fraction has no exact form"),
+    (re.Pattern[str], "Pattern"),
+    (deque[int], "deque"),
     (OrderedDict[str, int], "OrderedDict"),
     (Callable[[], int], "Callable"),
     (typing.TypeVar("T"), "~T has no exact form"),
     (tuple[int, *tuple[str, ...]], "has no exact form"),
-    (dict[int, str], "keys of a dict must be str, not int"),
+    (dict[bool, str], "keys of a dict must be texts or integers in JSON, not bool; pass a list of pairs"),
+    (dict[int | str, str], r"keys of a dict must be texts or integers in JSON, not int \| str"),
+    (dict[tuple[int, int], str], "keys of a dict must be texts or integers in JSON, not tuple"),
     (date | datetime, "date and datetime look alike in JSON"),
     (str | UUID, "str and UUID look alike in JSON"),
     (list[int] | tuple[int, ...], "list and tuple look alike in JSON"),
@@ -751,6 +835,7 @@ UNDEFINABLE: list[tuple[Any, str]] = [
     (Any | int, "a JSON value and int look alike"),
     (Literal[b"a"], "a choice of bytes is not in JSON"),
     (Literal[Color.RED, "red"], "are the same in JSON"),
+    (Shared | Square, "Shared and Square look alike in JSON"),
     (WithInitVar, "WithInitVar.seed is an InitVar or has init=False"),
     (Computed, "Computed.total is an InitVar or has init=False"),
     (BadField, r"BadField.lines is list\[complex\]: complex has no exact form"),
