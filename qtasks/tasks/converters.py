@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from enum import Enum
 from functools import cached_property
 from itertools import combinations, repeat
@@ -31,6 +31,7 @@ MAX_DEPTH = 100
 NO_TAGS: Mapping[str, frozenset[object]] = {}
 FORMS = frozenset({*PLAIN, list, dict})
 OBJECT: frozenset[type] = frozenset({dict})
+_RECORDS = ("__dataclass_fields__", "__struct_fields__", "__pydantic_fields_set__", "_fields")
 _INTEGER = re.compile("0|-?[1-9][0-9]{0,18}")
 
 
@@ -50,7 +51,8 @@ def _encode_json(value: Any, depth: int) -> Any:
 
 def _advice(value: object) -> str:
     kind = type(value)
-    if kind in TYPES or kind in (tuple, set, frozenset) or isinstance(value, Enum) or is_dataclass(value):
+    is_known = kind in TYPES or kind in (tuple, set, frozenset) or isinstance(value, Enum)
+    if is_known or any(hasattr(kind, mark) for mark in _RECORDS):
         return f"annotate it as {kind.__name__}, or convert it"
     base = next((each for each in _JSON if isinstance(value, each)), None)
     return f"convert it with {base.__name__}()" if base else "convert it to what JSON knows"

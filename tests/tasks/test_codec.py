@@ -39,7 +39,8 @@ import pytest
 from typing_extensions import TypeAliasType
 
 from qtasks.errors import ArgumentsError, DecodeError, EncodeError, TaskDefinitionError
-from qtasks.tasks.codec import Signature, compile_signature
+from qtasks.tasks.codec import compile_signature
+from tests.support.typed_values import signature_of, through_json
 
 if TYPE_CHECKING:
     from fractions import Fraction as OnlyForCheckers
@@ -162,24 +163,6 @@ Loop = type(
 # These know no time zone, on purpose.
 NAIVE = datetime.fromisoformat("2024-05-01T12:30:00.000007")
 REPEATED = datetime.fromisoformat("2024-10-27T02:30:00")
-
-
-def signature_of(annotation: Any) -> Signature:
-    def task(value):  # type: ignore[no-untyped-def] # the annotation is put on below
-        return value
-
-    if annotation is not inspect.Parameter.empty:
-        task.__annotations__ = {"value": annotation, "return": annotation}
-    return compile_signature(task, name="task")
-
-
-def through_json(annotation: Any, value: object) -> tuple[object, object]:
-    """Carry one argument as a caller and a handler would; return its JSON form and what arrives."""
-    signature = signature_of(annotation)
-    args, _ = signature.encode((value,), {})
-    text = orjson.dumps(args)
-    arrived, _ = signature.decode(orjson.loads(text), {})
-    return orjson.loads(text)[0], arrived[0]
 
 
 def refusal(annotation: Any, value: object) -> EncodeError:
@@ -415,7 +398,7 @@ REFUSED: list[tuple[Any, object, str]] = [
      "value: expected a JSON value, got Line; annotate it as Line, or convert it"),
     (PLAIN, Text("a"), "value: expected a JSON value, got Text; convert it with str()"),
     (PLAIN, OrderedDict(), "value: expected a JSON value, got OrderedDict; convert it with dict()"),
-    (PLAIN, Pair(1, 2), "value: expected a JSON value, got Pair; convert it to what JSON knows"),
+    (PLAIN, Pair(1, 2), "value: expected a JSON value, got Pair; annotate it as Pair, or convert it"),
     (PLAIN, b"x", "value: expected a JSON value, got bytes; annotate it as bytes, or convert it"),
     (PLAIN, [0, {"a": object()}], "value[1].values()[0]: expected a JSON value, got object; "
      "convert it to what JSON knows"),
@@ -627,7 +610,7 @@ def test_json_that_is_too_deep_for_a_record_is_not_read() -> None:
 
 def test_encoding_copies_so_that_later_changes_are_not_sent() -> None:
     value = {"a": [1]}
-    args, _ = signature_of(PLAIN).encode((value,), {})
+    args, _ = signature_of(Any).encode((value,), {})
 
     value["a"].append(2)
 
