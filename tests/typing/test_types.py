@@ -1,11 +1,13 @@
 """What the type checkers see: right calls pass with the right types, wrong ones are errors.
 
 `assert_type` does nothing when run; the checkers run over this file with all others. The wrong calls
-stand in `wrong_calls.py`, each marked with the error that mypy must report on its line, and no other.
+stand in `wrong_calls.py`, each marked with the error that mypy must report on its line, and no other;
+pyright must find some error on each of these lines.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -47,6 +49,11 @@ async def fetch(context: Context, url: str) -> bytes:
     return url.encode()
 
 
+@task(name="tests.typing.mixed_right")
+def mixed(first: int, /, second: str = "", *rest: float, named: bool, other: bytes = b"") -> list[int]:
+    return [first]
+
+
 @tasks.task(bind=False, retries=1)
 def halve_again(n: int) -> float:
     return n / 2
@@ -60,10 +67,20 @@ def types_of_a_bound_function() -> None:
     assert_type(current(), Context)
 
 
+def types_of_mixed_parameters() -> None:
+    assert_type(mixed(1, named=True), list[int])
+    assert_type(mixed.delay(1, named=True), AsyncResult[list[int]])
+    assert_type(mixed.delay(1, "b", 1.5, 2.5, named=True, other=b"c").get(), list[int])
+    assert_type(mixed.with_options(retries=0).delay(1, second="b", named=True).get(), list[int])
+    assert_type(mixed.delay_many([mixed.call(1, "b", named=False)])[0].get(), list[int])
+
+
 async def types_of_a_bound_coroutine() -> None:
     assert_type(await fetch("a"), bytes)
     assert_type(await fetch.adelay("a"), AsyncResult[bytes])
     assert_type(await fetch.with_options(retries=0).adelay(url="a"), AsyncResult[bytes])
+    assert_type(await fetch.adelay_many([fetch.call("a")]), list[AsyncResult[bytes]])
+    assert_type(await (await fetch.adelay("a")).aget(timeout=1), bytes)
 
 
 def types_of_a_plain_function() -> None:
@@ -100,20 +117,36 @@ def test_a_task_keeps_the_parameters_of_its_function_at_run_time_too() -> None:
     assert (add.__name__, halve.name) == ("add", "tests.typing.halve")
 
 
+def marked() -> dict[int, str]:
+    lines = WRONG.read_text(encoding="utf-8").splitlines()
+    return {n: mark[1] for n, line in enumerate(lines, 1) if (mark := re.search(r"# error: ([a-z-]+)", line))}
+
+
+def printed_by(*command: str, at: Path = ROOT) -> str:
+    run = [sys.executable, "-m", *command, str(WRONG)]
+    return subprocess.run(run, cwd=at, capture_output=True, text=True, timeout=120, check=False).stdout
+
+
 def test_mypy_reports_exactly_the_wrong_calls() -> None:
     require(find_spec("mypy") is not None, "mypy is not installed; scripts/install installs it")
-    lines = WRONG.read_text(encoding="utf-8").splitlines()
-    expected = {
-        n: mark[1] for n, line in enumerate(lines, 1) if (mark := re.search(r"# error: ([a-z-]+)", line))
-    }
 
-    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--show-error-codes", str(WRONG)]
-    printed = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    ).stdout
+    printed = printed_by("mypy", "--no-error-summary", "--show-error-codes")
 
     found: dict[int, str] = {}
     for n, code in re.findall(r":(\d+): error: .*\[([a-z-]+)\]", printed):
         found.setdefault(int(n), code)
-    assert found == expected, printed
-    assert len(expected) >= 8
+    assert found == marked(), printed
+    assert len(found) >= 60
+
+
+def test_pyright_reports_exactly_the_wrong_calls(tmp_path: Path) -> None:
+    require(find_spec("pyright") is not None, "pyright is not installed; scripts/install installs it")
+
+    # Where it runs it finds a configuration: that of the repository leaves this file out.
+    settings = {"extraPaths": [str(ROOT)], "typeCheckingMode": "standard"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+
+    report = json.loads(printed_by("pyright", "--outputjson", "--pythonpath", sys.executable, at=tmp_path))
+
+    errors = [each for each in report["generalDiagnostics"] if each["severity"] == "error"]
+    assert {each["range"]["start"]["line"] + 1 for each in errors} == {*marked()}, errors

@@ -5,7 +5,7 @@ Checked there alone, so `scripts/check` passes it over.
 
 from __future__ import annotations
 
-from qtasks import Context, QTasks, Queue
+from qtasks import AsyncResult, Context, QTasks, Queue, task
 
 tasks = QTasks()
 
@@ -23,6 +23,63 @@ async def greet(name: str, *, loud: bool = False) -> str:
 @tasks.task(bind=True)
 def count(context: Context, number: int) -> int:
     return number
+
+
+@task(name="tests.typing.mixed")
+def mixed(first: int, /, second: str = "", *rest: float, named: bool, other: bytes = b"") -> list[int]:
+    return [first]
+
+
+@tasks.task(bind=True, queue="mail")
+async def fetch(context: Context, url: str, *, depth: int = 1) -> bytes:
+    return url.encode()
+
+
+def wrong_arguments_of_mixed_kinds() -> None:
+    mixed.delay(1)  # error: call-arg
+    mixed.delay(first=1, named=True)  # error: call-arg
+    mixed.delay("1", named=True)  # error: arg-type
+    mixed.delay(1, 2, named=True)  # error: arg-type
+    mixed.delay(1, "", "2", named=True)  # error: arg-type
+    mixed.delay(1, named="yes")  # error: arg-type
+    mixed.delay(1, named=True, more=1)  # error: call-arg
+    mixed.call(1)  # error: call-arg
+    mixed.with_options(retries=1).delay(1)  # error: call-arg
+    mixed.with_options(retries=1).call(first=1, named=True)  # error: call-arg
+    mixed.delay_many([mixed.call(1, named=1)])  # error: arg-type
+    numbers: list[str] = mixed.delay(1, named=True).get()  # error: assignment
+    texts: list[AsyncResult[str]] = mixed.delay_many([mixed.call(1, named=True)])  # error: assignment
+    print(numbers, texts)
+
+
+async def wrong_arguments_of_coroutines(context: Context) -> None:
+    await greet.adelay()  # error: call-arg
+    await greet.adelay(1)  # error: arg-type
+    await greet.adelay("a", True)  # error: call-arg
+    await greet.adelay("a", loud="yes")  # error: arg-type
+    await greet.with_options(queue="slow").adelay(name=1)  # error: arg-type
+    await greet.adelay_many([greet.call()])  # error: call-arg
+    await add.adelay("1")  # error: arg-type
+    await add.with_options(retries=0).adelay(1, b="2")  # error: arg-type
+    await fetch.adelay()  # error: call-arg
+    await fetch.adelay(context, "a")  # error: call-arg
+    await fetch.adelay("a", 2)  # error: call-arg
+    await fetch.with_options(retries=0).adelay("a", depth="2")  # error: arg-type
+    await fetch.adelay_many([add.call(1)])  # error: list-item
+    text: str = await (await fetch.adelay("a")).aget()  # error: assignment
+    late: int = await greet.adelay("a")  # error: assignment
+    print(text, late)
+
+
+def wrong_options() -> None:
+    add.with_options(bind=True)  # error: call-arg
+    add.with_options(name="other")  # error: call-arg
+    add.with_options(aliases=["other"])  # error: call-arg
+    add.with_options(retries="3")  # error: arg-type
+    add.with_options(queue=None)  # error: arg-type
+    add.apply_async((1,), retrys=5)  # error: call-arg
+    add.apply_async((1,), eta="tomorrow")  # error: arg-type
+    tasks.send("elsewhere").get(time=1)  # error: call-arg
 
 
 def wrong(context: Context) -> None:
@@ -56,3 +113,11 @@ def misspelt() -> None: ...
 
 @tasks.task(bind=True)  # error: arg-type
 def unbound(number: int) -> None: ...
+
+
+@task(retrys=3)  # error: call-overload
+def misspelt_too() -> None: ...
+
+
+@tasks.task(retries="3")  # error: call-overload
+def mistyped() -> None: ...
