@@ -278,5 +278,4 @@ def _fits(record: Converter, value: Mapping[str, object]) -> bool:
     """Tell whether an object of JSON may be a record, as opposed to others that are apart from it."""
     if record.known is not None and not record.known >= value.keys() >= record.required:
         return False
-    tagged = ((value.get(name), choices) for name, choices in record.tags.items())
-    return all(type(tag) in (str, int) and tag in choices for tag, choices in tagged)
+    return converters.is_tagged(value, record.tags)

@@ -23,12 +23,14 @@ def checked(converter: Converter, hint: str) -> Converter:
     """Have `encode` read back what it writes and refuse what would arrive changed, for the reason `hint`."""
 
     def encode(value: Any, depth: int) -> Any:
-        form = converter.encode(value, depth)
         try:
+            form = converter.encode(value, depth)
             arrives = converter.decode(loads(dumps(form)), depth)
+            path = difference(value, arrives)
         except (DecodeError, JSONEncodeError) as error:
             raise EncodeError(f"{converter.label} would not be read: {error}") from error.__cause__
-        path = difference(value, arrives)
+        except RecursionError:
+            raise EncodeError(f"{converter.label} contains itself, perhaps in a private attribute") from None
         if path is not None:
             raise inside(EncodeError(f"would not arrive as it is: {hint}"), path)
         return form

@@ -156,6 +156,12 @@ def structure(
     return Converter(label, encode, decode, frozenset({kind}), OBJECT, required, known, tags)
 
 
+def is_tagged(value: Mapping[str, object], tags: Mapping[str, frozenset[object]]) -> bool:
+    """Tell whether an object of JSON has, in each of these members, one of the choices."""
+    found = ((value.get(name), choices) for name, choices in tags.items())
+    return all(type(tag) in (str, int) and tag in choices for tag, choices in found)
+
+
 def keyed(keys: Converter, items: Converter) -> Converter:
     """Convert a dict whose keys are no str, but are texts or integers in JSON."""
     is_text = str in keys.forms

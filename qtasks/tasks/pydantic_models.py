@@ -16,7 +16,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 
 from qtasks.errors import DecodeError, EncodeError, TaskDefinitionError
 from qtasks.tasks.checking import checked, opener
-from qtasks.tasks.converters import FORMS, JSON, OBJECT, structure
+from qtasks.tasks.converters import FORMS, JSON, OBJECT, is_tagged, structure
 from qtasks.tasks.scalars import Converter, wrong
 
 LEAST = (2, 11)
@@ -54,7 +54,7 @@ def model(kind: type, tags: Mapping[str, frozenset[object]]) -> Converter:
             form = adapter.dump_python(value, mode="json", by_alias=False, round_trip=True, warnings="error")
         except Exception as error:  # a serializer may raise anything
             raise EncodeError(f"{label} cannot be written: {type(error).__name__}") from error
-        if not is_root and not _is_object(form, tags):
+        if not is_root and not (isinstance(form, dict) and is_tagged(form, tags)):
             raise EncodeError(f"{label} is not written as an object with its fields, by its serializer")
         return written.encode(_with_unset(form, value), depth)
 
@@ -85,10 +85,6 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
             f"an annotation of {kind.__qualname__} cannot be resolved: {error}"
         ) from NameError(str(error))
     return adapter
-
-
-def _is_object(form: object, tags: Mapping[str, frozenset[object]]) -> bool:
-    return isinstance(form, dict) and all(form.get(name) in choices for name, choices in tags.items())
 
 
 def _models(value: object) -> list[BaseModel]:

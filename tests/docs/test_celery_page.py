@@ -17,7 +17,7 @@ from qtasks.tasks.options import DECLARED
 from tests.docs.pages import rows, text
 
 PAGE = "docs/celery.md"
-SECTIONS = (
+SECTIONS: tuple[str, ...] = (
     "Task options",
     "Calling options",
     "In a task",
@@ -77,7 +77,7 @@ GROUP = """
     join join_native maybe_reraise maybe_throw on_ready parent ready remove restore results revoke save
     successful supports_native_join then update waiting
 """
-CELERY = dict(zip(SECTIONS, (OPTIONS, CALLING, REQUEST, RESULT, GROUP), strict=False))
+CELERY: dict[str, str] = dict(zip(SECTIONS, (OPTIONS, CALLING, REQUEST, RESULT, GROUP), strict=False))
 STATES = {
     "QUEUED", "SCHEDULED", "RUNNING", "RETRYING", "SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "UNKNOWN",
 }  # fmt: skip

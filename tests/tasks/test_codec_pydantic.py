@@ -121,6 +121,26 @@ class Counting(BaseModel):
         return self
 
 
+class Child(BaseModel):
+    first: int = 0
+    _parent: Parent | None = None
+
+
+class Parent(BaseModel):
+    child: Child
+
+    def model_post_init(self, _context: object) -> None:
+        self.child._parent = self
+
+
+class Tagless(BaseModel):
+    kind: Literal["cat"] = "cat"
+
+    @field_serializer("kind")
+    def write(self, kind: str) -> list[str]:
+        return [kind]
+
+
 class Excluding(BaseModel):
     first: int = Field(default=1, exclude=True)
 
@@ -275,6 +295,9 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Rounding, value_of(Rounding, price=1), f"value.price: {LEFT_OUT}"),
     (Cat | Dog, value_of(Dog, kind="cat", lives=1),
      "value: Dog is not written as an object with its fields, by its serializer"),
+    (Tagless | Dog, Tagless(),
+     "value: Tagless is not written as an object with its fields, by its serializer"),
+    (Parent, Parent(child=Child()), "value: Parent contains itself, perhaps in a private attribute"),
     (Bare, Bare(first=1), "value: Bare is not written as an object with its fields, by its serializer"),
     (Failing, value_of(Failing, text="hunter2"),
      "value: Failing would not be read: Failing is not valid: KeyError"),
