@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
 from tests.support import repeats
 from tests.support.typed_values import JSON, TEXT, Typed, refusal, same, signature_of, typed
+
+PARTS = 5
 
 
 def signature_of_both(one: Typed, other: Typed) -> Signature:
@@ -23,10 +26,12 @@ def signature_of_both(one: Typed, other: Typed) -> Signature:
     return compile_signature(task, name="task")
 
 
-@settings(max_examples=repeats(20_000), suppress_health_check=[HealthCheck.too_slow])
-@given(typed(), typed(depth=0), st.data())
+# In parts, as a test of more than three minutes is taken for one that hangs.
+@pytest.mark.parametrize("_part", range(PARTS))
+@settings(max_examples=repeats(20_000) // PARTS, suppress_health_check=[HealthCheck.too_slow])
+@given(one=typed(), other=typed(depth=0), data=st.data())
 def test_what_is_encoded_comes_back_equal_and_of_equal_type(
-    one: Typed, other: Typed, data: st.DataObject
+    _part: int, one: Typed, other: Typed, data: st.DataObject
 ) -> None:
     try:
         signature = signature_of_both(one, other)
