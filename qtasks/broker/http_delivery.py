@@ -22,6 +22,7 @@ from yarl import URL
 from qtasks.broker.addresses import Endpoint, call_url
 from qtasks.broker.config import ApiTarget
 from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery_headers import delivery_headers
 from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, ResponseBudget
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store.messages import LARGE_BYTES
@@ -32,12 +33,9 @@ from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
 
 Body = bytes | BytesIO
-USER_AGENT = "Upstash-QStash"
 # Shorter than the 5 s after which uvicorn closes an idle connection: a request that meets the close
 # would be a failed attempt for nothing.
 KEEPALIVE_S = 3.0
-# What only the broker may say, even where it says nothing.
-RESERVED = frozenset({"Upstash-Caller-Ip", "Upstash-Topic-Name", "Upstash-Schedule-Id", "Upstash-Region"})
 
 
 class _RefusedAddress(OSError):
@@ -205,30 +203,16 @@ class HttpDeliverer:
         return granted
 
     def _headers(self, claim: Claim) -> list[tuple[str, str]]:
-        """Contract 4.1; the broker's own names win over forwarded ones."""
-        now = self._clock.now()
-        own = {
-            "User-Agent": USER_AGENT,
-            "Accept-Encoding": "identity",
-            "Upstash-Message-Id": claim.id,
-            "Upstash-Retried": str(claim.attempt - 1),
-            "Upstash-Signature": sign(
-                claim.url, claim.body, key=self._signing_key(), now=now, jti=self._ids.token_id()
-            ),
-        }
-        own |= {name: value for name, value in self._told(claim) if value is not None}
-        forwarded = [each for each in claim.headers if each[0] not in own and each[0] not in RESERVED]
-        return [*forwarded, *own.items()]
-
-    def _told(self, claim: Claim) -> Sequence[tuple[str, str | None]]:
-        """What some messages bring with them, and the key of an API, which is stored nowhere."""
+        signature = sign(
+            claim.url,
+            claim.body,
+            key=self._signing_key(),
+            now=self._clock.now(),
+            jti=self._ids.token_id(),
+        )
         api = self._apis.get(claim.extras.api or "")
-        return (
-            ("Upstash-Caller-Ip", claim.caller_ip),
-            ("Upstash-Topic-Name", claim.extras.group),
-            ("Upstash-Schedule-Id", claim.extras.schedule_id),
-            ("Upstash-Region", self._region),
-            ("Authorization", f"Bearer {api.key}" if api is not None and api.key is not None else None),
+        return delivery_headers(
+            claim, signature=signature, region=self._region, key=None if api is None else api.key
         )
 
     async def _session(self, scheme: str) -> aiohttp.ClientSession:

@@ -96,7 +96,7 @@ class SqliteDatabase:
         self._waiting: deque[_Ticket] = deque()
         self._busy = False
         self._failure: str | None = None
-        self._changes = _Changes()
+        self._changes = Changes()
         with _translated(path, self._fail):
             self._writer = _open(path, durability, max_pages)
         self._checkpoints = Checkpoints(self._writer, path)
@@ -256,7 +256,7 @@ class SqliteDatabase:
         self._failure = self._failure or reason  # the first one says most
 
 
-class _Changes:
+class Changes:
     """Wakes the one loop that waits for work; told from any thread, cheap when nobody waits."""
 
     def __init__(self) -> None:

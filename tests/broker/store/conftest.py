@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qtasks.broker.store.database import Database
+from qtasks.broker.store.memory import MemoryDatabase
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
 from tests.support.store import Verbs
@@ -17,7 +18,11 @@ def _sqlite(folder: Path) -> Database:
     return SqliteDatabase(str(folder / "q.db"))
 
 
-DATABASES: dict[str, Callable[[Path], Database]] = {"sqlite": _sqlite}
+def _memory(folder: Path) -> Database:
+    return MemoryDatabase()
+
+
+DATABASES: dict[str, Callable[[Path], Database]] = {"sqlite": _sqlite, "memory": _memory}
 
 
 @pytest.fixture(params=DATABASES)

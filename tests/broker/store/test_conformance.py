@@ -18,6 +18,7 @@ from tests.support.store import Verbs
 
 SOON_S = 10
 THREADS = 8
+SHARED = ["sqlite"]  # the databases in which one thread can work while another does
 
 
 def spawn(function: Callable[[], Any]) -> Future[Any]:
@@ -136,6 +137,7 @@ def test_what_one_thread_enqueues_in_turn_keeps_its_order(store: Verbs) -> None:
         assert numbers == list(range(20))
 
 
+@pytest.mark.parametrize("database", SHARED, indirect=True)
 def test_a_look_sees_one_snapshot_whatever_is_committed_meanwhile(store: Verbs) -> None:
     store.enqueue()
 
@@ -154,6 +156,7 @@ def test_a_look_sees_what_was_committed_before_it(store: Verbs) -> None:
     assert store.is_stored(message_id)
 
 
+@pytest.mark.parametrize("database", SHARED, indirect=True)
 def test_a_look_cannot_write(database: Database) -> None:
     with pytest.raises(StoreError):
         database.look(make_queue("mail"))
@@ -180,6 +183,7 @@ async def test_writing_and_reading_off_the_loop_do_the_same(database: Database) 
     assert (written, [each.name for each in read]) == ("mail", ["mail"])
 
 
+@pytest.mark.parametrize("database", SHARED, indirect=True)
 async def test_writing_leaves_the_loop_free(database: Database) -> None:
     may_end = threading.Event()
     writing = asyncio.ensure_future(database.write(lambda _: may_end.wait(SOON_S)))

@@ -1,0 +1,36 @@
+"""The headers of a delivery (contract 4.1): what the broker says itself, and what it forwards.
+
+Whoever makes the attempt has signed it before and sends them: over HTTP, or to an app in this process.
+"""
+
+from __future__ import annotations
+
+from qtasks.broker.store.records import Claim
+
+USER_AGENT = "Upstash-QStash"
+# What only the broker may say, even where it says nothing.
+RESERVED = frozenset({"Upstash-Caller-Ip", "Upstash-Topic-Name", "Upstash-Schedule-Id", "Upstash-Region"})
+
+
+def delivery_headers(
+    claim: Claim, *, signature: str, region: str | None = None, key: str | None = None
+) -> list[tuple[str, str]]:
+    """Give the headers of one attempt; the broker's own names win over forwarded ones.
+
+    `key` is that of an API, which is stored nowhere.
+    """
+    told = {
+        "User-Agent": USER_AGENT,
+        "Accept-Encoding": "identity",
+        "Upstash-Message-Id": claim.id,
+        "Upstash-Retried": str(claim.attempt - 1),
+        "Upstash-Signature": signature,
+        "Upstash-Caller-Ip": claim.caller_ip,
+        "Upstash-Topic-Name": claim.extras.group,
+        "Upstash-Schedule-Id": claim.extras.schedule_id,
+        "Upstash-Region": region,
+        "Authorization": None if key is None else f"Bearer {key}",
+    }
+    own = {name: value for name, value in told.items() if value is not None}
+    forwarded = [each for each in claim.headers if each[0] not in own and each[0] not in RESERVED]
+    return [*forwarded, *own.items()]

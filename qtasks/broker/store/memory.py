@@ -1,0 +1,78 @@
+"""The store in the memory of this process, for tests: SQLite as well, on one connection and no thread.
+
+It says the same as the store in a file, and forgets all when it is closed. A broker that is to keep
+what it accepts never runs on it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from typing import TypeVar
+
+from qtasks.broker.store.database import Work
+from qtasks.broker.store.migrate import migrate_sqlite
+from qtasks.broker.store.queries import load_queries
+from qtasks.broker.store.sqlite import Changes, SqliteSession
+from qtasks.errors import BrokerFailed
+
+T = TypeVar("T")
+
+NAME = ":memory:"
+
+
+class MemoryDatabase:
+    """A `Database` that nothing else can see. Works run one after the other, on the thread that asks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changes = Changes()
+        self._connection = sqlite3.connect(NAME, isolation_level=None, check_same_thread=False)
+        migrate_sqlite(self._connection, NAME)
+        self._session = SqliteSession(self._connection, load_queries("sqlite"))
+        self._failure: str | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """That it is closed, if it is: nothing else can break it."""
+        return self._failure
+
+    def run(self, work: Work[T]) -> T:
+        with self._lock:
+            result = self._perform(work, "COMMIT")
+            announced, self._session.announced = self._session.announced, False
+        if announced:
+            self._changes.tell()
+        return result
+
+    def look(self, work: Work[T]) -> T:
+        with self._lock:
+            return self._perform(work, "ROLLBACK")
+
+    async def write(self, work: Work[T]) -> T:
+        return self.run(work)  # there is no disk to wait for
+
+    async def read(self, work: Work[T]) -> T:
+        return self.look(work)
+
+    async def changed(self, wait_ms: int) -> None:
+        await self._changes.wait(wait_ms)
+
+    def close(self) -> None:
+        with self._lock:
+            self._failure = self._failure or "it is closed"
+            self._connection.close()
+
+    def _perform(self, work: Work[T], end: str) -> T:
+        if self._failure is not None:
+            raise BrokerFailed(f"the store in memory cannot be used: {self._failure}")
+        self._connection.execute("BEGIN")
+        try:
+            result = work(self._session)
+        except BaseException:
+            self._session.announced = False
+            end = "ROLLBACK"
+            raise
+        finally:
+            self._connection.execute(end)
+        return result
