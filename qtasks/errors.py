@@ -31,6 +31,7 @@ QTasksError
   |     +-- TaskFailed                the task failed for good, or was cancelled
   |     +-- ResultTimeout             it has not finished in time
   |     +-- WaitRefused               waiting here would never end
+  +-- KitError                  mend the test: the testing kit cannot do that
   +-- ControlFlow               raised by a task on purpose
         +-- Retry                     run it again later
         +-- Reject                    never run it again
@@ -264,6 +265,10 @@ class ResultTimeout(ResultError, TimeoutError):
 
 class WaitRefused(ResultError, RuntimeError):
     """Waiting here would block what the task needs in order to run."""
+
+
+class KitError(QTasksError, RuntimeError):
+    """A test asked something of the testing kit that it cannot do, or that would never end."""
 
 
 class ControlFlow(QTasksError):

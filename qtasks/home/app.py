@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
@@ -15,6 +15,7 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.intake import internal_url
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import ConfigurationError
+from qtasks.home.apps import APPS, Home
 from qtasks.home.embedded import EmbeddedHome
 from qtasks.home.in_process import AppRunner
 from qtasks.home.keys import keys_path, load_or_make_keys
@@ -38,6 +39,7 @@ from qtasks.tasks.webhook import RUN, Webhook, WebhookKeys
 
 P = ParamSpec("P")
 T = TypeVar("T")
+AnyTask = Task[..., Any, Any]
 
 
 class QTasks:
@@ -74,16 +76,13 @@ class QTasks:
         self._registry = Registry()
         self._concurrency = concurrency
         self._threads = ThreadPool(threads, self._clock)
-        self._signer: EnvelopeSigner | None = None
-        self._executor: Executor | None = None
+        self._find_to_run = self.find
         self._path = database_path(self._settings.broker) if self._is_embedded else None
-        self._home = self._make_home()
-        self._caller = self._make_caller()
-        self._webhook = Webhook(
-            self._get_executor, keys=self._webhook_keys(), concurrency=concurrency, clock=self._clock
-        )
+        self._home: Home = self._make_home()
         self._lifespans = 0
+        self._wire()
         CALLERS.add(weakref.WeakMethod(self._get_caller))
+        APPS.add(self)
 
     @overload
     def task(
@@ -103,12 +102,12 @@ class QTasks:
         function that cannot be a task.
         """
 
-        def decorate(decorated: Callable[..., Any]) -> Task[..., Any, Any]:
+        def decorate(decorated: Callable[..., Any]) -> AnyTask:
             return make_task(decorated, self._registry, self._get_caller, options, self._layers)
 
         return decorate if function is None else decorate(function)
 
-    def find(self, name: str) -> Task[..., Any, Any] | None:
+    def find(self, name: str) -> AnyTask | None:
         """Give the task of that name or alias, also one of the module-level `@task`; else None."""
         return self._registry.find(name) or DEFAULT.find(name)
 
@@ -192,6 +191,39 @@ class QTasks:
     def _is_embedded(self) -> bool:
         return self._settings.home is HomeKind.SQLITE
 
+    def _wire(self) -> None:
+        """Make what goes by settings, home and clock."""
+        self._signer: EnvelopeSigner | None = None
+        self._executor: Executor | None = None
+        self._caller = self._make_caller()
+        self._webhook = Webhook(
+            self._get_executor, keys=self._webhook_keys(), concurrency=self._concurrency, clock=self._clock
+        )
+
+    @contextmanager
+    def _in_home(
+        self, home: Home, settings: Settings, clock: Clock, stand_in: Callable[[AnyTask], AnyTask]
+    ) -> Iterator[None]:
+        """Live in another home for a while, and come back to exactly what was before.
+
+        What runs is what `stand_in` gives for a task that was found. The block counts as a lifespan, so
+        those of the app within it start and stop nothing.
+        """
+        before = dict(vars(self))
+
+        def find(name: str) -> AnyTask | None:
+            task = self.find(name)
+            return None if task is None else stand_in(task)
+
+        self._home, self._settings, self._clock, self._find_to_run = home, settings, clock, find
+        self._path = None
+        self._lifespans = 1
+        self._wire()
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+
     def _make_home(self) -> EmbeddedHome | RemoteHome:
         settings = self._settings
         if self._path is not None:
@@ -264,7 +296,7 @@ class QTasks:
             signer = self._get_signer()
             settings = self._settings
             self._executor = Executor(
-                self.find,
+                self._find_to_run,
                 signer=signer,
                 destination=self._destination(),
                 threads=self._threads,

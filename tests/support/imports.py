@@ -29,6 +29,7 @@ ROOMS = {
     "qtasks.console": "console",
     "qtasks.home": "home",
     "qtasks.testing": "testing",
+    "qtasks.pytest_plugin": "testing",
     "qtasks.cli": "cli",
     "qtasks.__main__": "cli",
     "qtasks.compat": "compat",

@@ -1,0 +1,132 @@
+"""Delivers messages to the apps under test: the request of the wire, signed, handed over by an ASGI call.
+
+No socket and no HTTP library is between the broker and the webhook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message
+
+from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery_headers import delivery_headers
+from qtasks.broker.store.records import Claim, Reply
+from qtasks.clock import Clock
+from qtasks.ids import Ids
+from qtasks.protocol.signature import sign
+from qtasks.testing.faults import Faults
+
+LOST = Reply(0, error="the reply was lost, as the test wished")
+NOBODY = "the testing kit calls nobody but the apps that it holds; they have no network either"
+
+
+class AsgiDeliverer:
+    """Makes one attempt for each claim, or two. `apps` are by their destination.
+
+    `name_of` gives the task that a claim is a call of.
+    """
+
+    def __init__(
+        self,
+        apps: Mapping[str, ASGIApp],
+        faults: Faults,
+        *,
+        name_of: Callable[[Claim], str | None],
+        signing_key: Callable[[], str],
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._apps = apps
+        self._faults = faults
+        self._name_of = name_of
+        self._signing_key = signing_key
+        self._clock = clock
+        self._ids = ids
+        self.answers: list[Answer] = []
+        """What came of the attempts since somebody has emptied it."""
+
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+        for claim in claims:
+            answer = claim, await self._attempt(claim)
+            self.answers.append(answer)
+            yield answer
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def _attempt(self, claim: Claim) -> Reply:
+        app = self._apps.get(claim.url)
+        if app is None:
+            return Reply(0, error=NOBODY)
+        reply = await self._hand_over(app, claim)
+        if self._faults.is_doubling and reply.status == 200:
+            reply = await self._hand_over(app, claim)
+        return LOST if self._faults.loses(self._name_of(claim)) else reply
+
+    async def _hand_over(self, app: ASGIApp, claim: Claim) -> Reply:
+        now, token_id = self._clock.now(), self._ids.token_id()
+        signature = sign(claim.url, claim.body, key=self._signing_key(), now=now, jti=token_id)
+        return await _call(app, claim, delivery_headers(claim, signature=signature))
+
+
+async def _call(app: ASGIApp, claim: Claim, headers: Sequence[tuple[str, str]]) -> Reply:
+    exchange = _Exchange(claim.body)
+    try:
+        await app(_scope(claim, headers), exchange.receive, exchange.send)
+    finally:
+        exchange.is_over.set()
+    problem = None if exchange.status == 200 else f"unexpected status {exchange.status}"
+    return Reply(exchange.status, tuple(exchange.headers), bytes(exchange.body), problem)
+
+
+def _scope(claim: Claim, headers: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    url = urlsplit(claim.url)
+    host = url.netloc.encode()
+    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": claim.method,
+        "scheme": url.scheme,
+        "path": url.path,
+        "raw_path": url.path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", host), (b"content-length", b"%d" % len(claim.body)), *pairs],
+        "client": ("127.0.0.1", 1),
+        "server": (url.hostname, 443),
+    }
+
+
+class _Exchange:
+    """One request and its answer; the client stays until the answer is complete."""
+
+    def __init__(self, body: bytes) -> None:
+        self._request: bytes | None = body
+        self.is_over = asyncio.Event()
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+
+    async def receive(self) -> Message:
+        if self._request is None:
+            await self.is_over.wait()
+            return {"type": "http.disconnect"}
+        body, self._request = self._request, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]
+            ]
+        else:
+            self.body += message.get("body", b"")
+            if not message.get("more_body", False):
+                self.is_over.set()

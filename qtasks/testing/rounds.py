@@ -1,0 +1,134 @@
+"""The broker of a kit, in memory, and its rounds: claim what is due, have it delivered, settle, go on.
+
+Whatever falls due while time is moved runs at its own instant, in order. Nothing runs by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qtasks.broker.config import BrokerConfig
+from qtasks.broker.keys import KeyRing
+from qtasks.broker.node import Node
+from qtasks.broker.security import parse_rules
+from qtasks.broker.service import Broker
+from qtasks.broker.store import schedules
+from qtasks.broker.store.memory import MemoryDatabase
+from qtasks.errors import KitError
+from qtasks.ids import Ids
+from qtasks.testing.clocks import KitClock
+from qtasks.testing.delivery import AsgiDeliverer
+
+DOMAIN = "qtasks.test"
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What was delivered by one `drain` or `advance`, and what became of it."""
+
+    delivered: int = 0
+    """Attempts that were made."""
+    succeeded: int = 0
+    retried: int = 0
+    """Attempts after which another one follows, or did."""
+    dead: int = 0
+    """Attempts after which none follows, as none is left or none is wanted."""
+
+
+class Rounds:
+    """A broker whose node is made anew for each drain, on the loop that drains."""
+
+    def __init__(
+        self, deliverer: AsgiDeliverer, clock: KitClock, ids: Ids, *, keys: KeyRing, concurrency: int
+    ) -> None:
+        self._deliverer = deliverer
+        self._clock = clock
+        self._ids = ids
+        self._config = replace(BrokerConfig(), concurrency=concurrency)
+        self._database = MemoryDatabase()
+        self.broker = Broker(
+            self._database,
+            self._config,
+            clock=clock,
+            ids=ids,
+            rules=parse_rules((f"*.{DOMAIN}",), loopback=False),
+            keys=keys,
+        )
+
+    async def run(self, *, until: int | None = None, waits: bool = False, limit: int) -> Drained:
+        """Run what is due now, and what falls due `until` then, or with `waits` whatever else there is.
+
+        Raises `KitError` after `limit` deliveries.
+        """
+        node = Node(self.broker, self._deliverer, self._config, app=None, clock=self._clock, ids=self._ids)
+        self._deliverer.answers.clear()
+        drained = Drained()
+        try:
+            while True:
+                drained, next_at = await self._run_due(node, drained, limit)
+                next_at = await self._next_at(next_at, until, waits)
+                if next_at is None:
+                    break
+                self._clock.move(next_at - self._clock.now())
+        finally:
+            await node.dispatcher.drain(0)  # gives back what was cut short by an error or by Ctrl-C
+        return drained
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._database.close()
+
+    async def _run_due(self, node: Node, drained: Drained, limit: int) -> tuple[Drained, int | None]:
+        """Go on until nothing is due; also give when the next message is."""
+        while await node.scheduler.step():
+            pass
+        while True:
+            claimed = await node.dispatcher.step()
+            if not claimed.claims:
+                return drained, claimed.next_due_at
+            if drained.delivered >= limit:
+                raise KitError(
+                    f"{limit} deliveries were made and there are more: do tasks enqueue each other for ever? "
+                    "If not, allow more of them: drain(limit=...)"
+                )
+            await node.dispatcher.idle()
+            drained = await self._counted(drained)
+
+    async def _next_at(self, message_at: int | None, until: int | None, waits: bool) -> int | None:
+        """Say to when time is to be moved next; None at the end.
+
+        Schedules go on for ever, so it is messages alone that are waited for without an `until`.
+        """
+        now = self._clock.now()
+        fire_at = await self._database.read(schedules.next_due_at)
+        # What is due and was not claimed waits for something other than time.
+        instants = [each for each in (message_at, fire_at, until) if each is not None and each > now]
+        if until is None and (not waits or message_at not in instants):
+            return None
+        return min(instants, default=None) if until is None or until > now else None
+
+    async def _counted(self, drained: Drained) -> Drained:
+        answers, self._deliverer.answers = self._deliverer.answers, []
+        succeeded = dead = 0
+        for claim, reply in answers:
+            if 200 <= reply.status < 300:
+                succeeded += 1
+            elif not await self._is_pending(claim.id):
+                dead += 1
+        return Drained(
+            delivered=drained.delivered + len(answers),
+            succeeded=drained.succeeded + succeeded,
+            retried=drained.retried + len(answers) - succeeded - dead,
+            dead=drained.dead + dead,
+        )
+
+    async def _is_pending(self, message_id: str) -> bool:
+        row = await self._database.read(lambda session: session.one("pending_of_message", {"id": message_id}))
+        return row is not None
+
+
+class SteadyIds(Ids):
+    """Spreads nothing: a retry comes at its instant, to the millisecond."""
+
+    def fraction(self) -> float:
+        return 0.0
