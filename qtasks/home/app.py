@@ -202,12 +202,19 @@ class QTasks:
 
     @contextmanager
     def _in_home(
-        self, home: Home, settings: Settings, clock: Clock, stand_in: Callable[[AnyTask], AnyTask]
+        self,
+        home: Home,
+        settings: Settings,
+        *,
+        clock: Clock,
+        ids: Ids,
+        stand_in: Callable[[AnyTask], AnyTask],
+        through: Callable[[Caller], Caller],
     ) -> Iterator[None]:
         """Live in another home for a while, and come back to exactly what was before.
 
-        What runs is what `stand_in` gives for a task that was found. The block counts as a lifespan, so
-        those of the app within it start and stop nothing.
+        What runs is what `stand_in` gives for a task that was found; calls go `through` what it gives. The
+        block counts as a lifespan, so those of the app within it start and stop nothing.
         """
         before = dict(vars(self))
 
@@ -215,10 +222,12 @@ class QTasks:
             task = self.find(name)
             return None if task is None else stand_in(task)
 
-        self._home, self._settings, self._clock, self._find_to_run = home, settings, clock, find
+        self._home, self._settings, self._clock, self._ids = home, settings, clock, ids
+        self._find_to_run = find
         self._path = None
         self._lifespans = 1
         self._wire()
+        self._caller = through(self._caller)
         try:
             yield
         finally:

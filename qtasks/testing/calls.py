@@ -86,6 +86,7 @@ class Sent:
     arguments: Mapping[str, Any]
     queue: str | None
     labels: tuple[str, ...]
+    created_at: int
     retries: int
 
     @property
@@ -104,7 +105,7 @@ class Sent:
             queue=self.queue,
             labels=self.labels,
             retries=self.retries,
-            enqueued_at=_instant(self.envelope.enqueued_at),
+            enqueued_at=_instant(self.created_at),
             scheduled_at=None if start_at is None else _instant(start_at),
             state=view.state,
             attempts=view.attempts,
@@ -128,7 +129,7 @@ class Sent:
         }
 
 
-def read_call(message: Shown, retries: int, find: Find) -> Sent | None:
+def read_call(message: Shown, find: Find, *, created_at: int, retries: int) -> Sent | None:
     """Take a message apart; None if it is no call of a task."""
     try:
         envelope = unpack(message.body)
@@ -148,6 +149,7 @@ def read_call(message: Shown, retries: int, find: Find) -> Sent | None:
         arguments=_bound(task, args, kwargs),
         queue=message.queue_name,
         labels=message.labels,
+        created_at=created_at,
         retries=retries,
     )
 

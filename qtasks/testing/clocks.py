@@ -1,8 +1,12 @@
-"""The clocks of a kit: the one that its hand moves, and how the app under test sees it."""
+"""The clock of a kit, which its hand moves, and how the app under test sees it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from qtasks.clock import Clock, ManualClock, SystemClock
+from qtasks.tasks.calling import Caller
 
 
 class KitClock(ManualClock):
@@ -24,23 +28,20 @@ class KitClock(ManualClock):
 
         So an `eta` of a call that is reckoned from the machine's clock is that far from the call.
         """
-        behind_ms = self._machine.now() + self._ahead_ms - self.now()
+        # One more, as the clock is cut off to the millisecond where an `eta` is rounded.
+        behind_ms = self._machine.now() + self._ahead_ms - self.now() + 1
         if behind_ms > 0:
             self.advance(behind_ms)
 
 
 class AppClock:
-    """What the app is handed: a call is made at the machine's time, and timeouts are real ones."""
+    """What the app is handed: the kit's time, but timeouts are real ones."""
 
     def __init__(self, clock: KitClock) -> None:
         self._clock = clock
         self._machine = SystemClock()
-        self.is_held = False
-        """Whether time stands still for the app too: while tasks run."""
 
     def now(self) -> int:
-        if not self.is_held:
-            self._clock.follow()
         return self._clock.now()
 
     def monotonic(self) -> int:
@@ -48,3 +49,20 @@ class AppClock:
 
     async def sleep(self, ms: int) -> None:
         await self._machine.sleep(ms)
+
+
+class FollowingCaller:
+    """Stands before an app's `Caller`: the clock follows the machine's whenever something is asked of it.
+
+    Once for each call, so that all instants of a call agree; and not while `is_held`, as when tasks run.
+    """
+
+    def __init__(self, caller: Caller, clock: KitClock, is_held: Callable[[], bool]) -> None:
+        self._caller = caller
+        self._clock = clock
+        self._is_held = is_held
+
+    def __getattr__(self, name: str) -> Any:
+        if not self._is_held():
+            self._clock.follow()
+        return getattr(self._caller, name)

@@ -46,13 +46,24 @@ class AsgiDeliverer:
         self._signing_key = signing_key
         self._clock = clock
         self._ids = ids
-        self.answers: list[Answer] = []
-        """What came of the attempts since somebody has emptied it."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Get ready to deliver, perhaps on another loop than before."""
+        self._answers: list[Answer] = []
+        self.answered = asyncio.Event()
+        """Set when an attempt ends."""
+
+    def take_answers(self) -> list[Answer]:
+        """Give what came of the attempts since this was last asked."""
+        answers, self._answers = self._answers, []
+        return answers
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         for claim in claims:
             answer = claim, await self._attempt(claim)
-            self.answers.append(answer)
+            self._answers.append(answer)
+            self.answered.set()
             yield answer
 
     async def close(self) -> None:

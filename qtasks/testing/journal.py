@@ -43,7 +43,7 @@ class Journal:
                 is_new = each.message_id != self._last_read
                 if not is_new:
                     break
-                fresh.append(self._read(each, each.max_retries or 0))
+                fresh.append(self._read(each, each.time, each.max_retries or 0))
             if cursor is None:
                 break
             place = logs.parse_place(cursor)
@@ -69,7 +69,7 @@ class Journal:
         while True:
             letters, cursor = self._broker.dead_letters(cursor, PAGE)
             for each in letters:
-                sent = self._read(each.message, each.message.max_retries)
+                sent = self._read(each.message, each.message.created_at, each.message.max_retries)
                 if sent is not None:
                     found.append(DeadCall(self.seen(sent), *_error(each.response_body, each.error)))
             if cursor is None:
@@ -90,9 +90,9 @@ class Journal:
     def _known(self, name: str) -> AnyTask | str:
         return next((found for app in self._apps.values() if (found := app.find(name))), name)
 
-    def _read(self, message: Shown, retries: int) -> Sent | None:
+    def _read(self, message: Shown, created_at: int, retries: int) -> Sent | None:
         app = self._apps.get(message.url)
-        return None if app is None else read_call(message, retries, app.find)
+        return None if app is None else read_call(message, app.find, created_at=created_at, retries=retries)
 
 
 def _error(body: bytes, problem: str | None) -> tuple[str, str, str | None]:

@@ -6,9 +6,10 @@ import asyncio
 import gc
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import orjson
 
@@ -18,12 +19,13 @@ from qtasks.home.app import QTasks
 from qtasks.home.apps import APPS
 from qtasks.protocol.durations import span_ms
 from qtasks.settings import Settings
+from qtasks.tasks.calling import Caller
 from qtasks.tasks.default import DEFAULT
-from qtasks.tasks.options import Span
+from qtasks.tasks.keys import Span
 from qtasks.tasks.task import Task
 from qtasks.tasks.webhook import RUN
 from qtasks.testing.calls import AnyTask, DeadCall, EnqueuedCall
-from qtasks.testing.clocks import AppClock, KitClock
+from qtasks.testing.clocks import AppClock, FollowingCaller, KitClock
 from qtasks.testing.delivery import AsgiDeliverer
 from qtasks.testing.faults import Doubling, Failure, Faults
 from qtasks.testing.home import KitHome
@@ -249,18 +251,29 @@ class Kit:
             public_url=url,
         )
         self._stack.enter_context(
-            app._in_home(self._home, settings, self._app_clock, lambda task: self._faults.stand_in(task))
+            app._in_home(
+                self._home,
+                settings,
+                clock=self._app_clock,
+                ids=self._ids,
+                stand_in=lambda task: self._faults.stand_in(task),
+                through=lambda caller: cast(
+                    Caller, FollowingCaller(caller, self._clock, lambda: self._is_draining)
+                ),
+            )
         )
         self._apps[f"{url}/{RUN}"] = app
 
     async def _run(self, until: int | None, waits: bool, raise_errors: bool, limit: int) -> Drained:
         self._check_idle()
         self._faults.raised()
-        self._is_draining = self._app_clock.is_held = True
+        self._is_draining = True
         try:
-            drained = await self._rounds.run(until=until, waits=waits, limit=limit)
+            running = self._rounds.run(until=until, waits=waits, limit=limit)
+            # In a context of their own: what a test sets there reaches no task, as nowhere else.
+            drained = await asyncio.create_task(running, context=Context())
         finally:
-            self._is_draining = self._app_clock.is_held = False
+            self._is_draining = False
         raised = self._faults.raised()
         if raise_errors and raised:
             raise raised[0]

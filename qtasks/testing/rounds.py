@@ -5,6 +5,7 @@ Whatever falls due while time is moved runs at its own instant, in order. Nothin
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 from qtasks.broker.config import BrokerConfig
@@ -20,6 +21,7 @@ from qtasks.testing.clocks import KitClock
 from qtasks.testing.delivery import AsgiDeliverer
 
 DOMAIN = "qtasks.test"
+LONGEST_MS = 1000  # of real time; then look again
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Rounds:
         Raises `KitError` after `limit` deliveries.
         """
         node = Node(self.broker, self._deliverer, self._config, app=None, clock=self._clock, ids=self._ids)
-        self._deliverer.answers.clear()
+        self._deliverer.begin()
         drained = Drained()
         try:
             while True:
@@ -84,15 +86,31 @@ class Rounds:
             pass
         while True:
             claimed = await node.dispatcher.step()
-            if not claimed.claims:
+            if not claimed.claims and not node.dispatcher.in_flight:
                 return drained, claimed.next_due_at
-            if drained.delivered >= limit:
+            if claimed.claims and drained.delivered >= limit:
                 raise KitError(
                     f"{limit} deliveries were made and there are more: do tasks enqueue each other for ever? "
                     "If not, allow more of them: drain(limit=...)"
                 )
-            await node.dispatcher.idle()
+            if self._config.concurrency == 1:
+                await node.dispatcher.idle()
+            else:
+                await self._something_happens()
+                await node.dispatcher.settle()
             drained = await self._counted(drained)
+
+    async def _something_happens(self) -> None:
+        """Wait until an attempt has ended, or a task that runs has enqueued another."""
+        waits = [
+            asyncio.ensure_future(self._deliverer.answered.wait()),
+            asyncio.ensure_future(self._database.changed(LONGEST_MS)),
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        self._deliverer.answered.clear()
+        for each in waits:
+            each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
     async def _next_at(self, message_at: int | None, until: int | None, waits: bool) -> int | None:
         """Say to when time is to be moved next; None at the end.
@@ -108,7 +126,7 @@ class Rounds:
         return min(instants, default=None) if until is None or until > now else None
 
     async def _counted(self, drained: Drained) -> Drained:
-        answers, self._deliverer.answers = self._deliverer.answers, []
+        answers = self._deliverer.take_answers()
         succeeded = dead = 0
         for claim, reply in answers:
             if 200 <= reply.status < 300:

@@ -46,10 +46,13 @@ def by_position(text: str) -> tuple[str, Callable[[Params], tuple[Any, ...]]]:
     return PARAMETER.sub("?", text), pick if len(names) > 1 else lambda row: (pick(row),)
 
 
-def load_migrations(dialect: str) -> list[tuple[int, str]]:
+@cache
+def load_migrations(dialect: str) -> tuple[tuple[int, str], ...]:
     """Give the numbered migrations of a dialect, in order."""
     paths = sorted((FOLDER / "migrations").glob(f"*.{dialect}.sql"))
-    return [(int(path.name.split(".")[0].split("_")[0]), path.read_text(encoding="utf-8")) for path in paths]
+    return tuple(
+        (int(path.name.split(".")[0].split("_")[0]), path.read_text(encoding="utf-8")) for path in paths
+    )
 
 
 def _sections(text: str) -> dict[str, str]:
