@@ -169,7 +169,8 @@ class Kit:
         Arguments choose among them as with `enqueued`.
         """
         found = self._journal.found(task, args, kwargs)
-        views = [self._home.result(each.envelope.id) for each in found]
+        # Once each: a task that was enqueued anew is the same one.
+        views = [self._home.result(each) for each in dict.fromkeys(each.envelope.id for each in found)]
         values = [each.value for each in views if each.state == "SUCCEEDED" and each.value is not None]
         decoded: list[Any] = [task.signature.decode_result(orjson.loads(each)) for each in values]
         return decoded
