@@ -108,6 +108,23 @@ def test_an_app_is_exactly_as_before(tmp_path: Path) -> None:
     assert all(vars(app)[name] is value for name, value in before.items())
 
 
+async def test_an_app_that_runs_already_goes_on_after_the_kit(tmp_path: Path) -> None:
+    app = embedded(tmp_path / "q.db")
+
+    @app.task
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with app.lifespan():
+        with Kit(app) as kit:
+            inside = await double.adelay(1)
+            await kit.adrain()
+            assert kit.results(double) == [2]
+        outside = await double.adelay(2)
+        assert await outside.aget(timeout=10) == 4
+        assert app.result(inside.id).state == "UNKNOWN"
+
+
 def test_without_a_kit_calls_go_where_they_went_before() -> None:
     with Kit():
         shop.register("a@example.com")
