@@ -18,6 +18,7 @@ from qtasks.broker.store.records import Claim, Reply
 from qtasks.clock import Clock
 from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
+from qtasks.testing.attempts import ATTEMPT, Attempt, Failures
 from qtasks.testing.faults import Faults
 
 LOST = Reply(0, error="the reply was lost, as the test wished")
@@ -46,6 +47,7 @@ class AsgiDeliverer:
         self._signing_key = signing_key
         self._clock = clock
         self._ids = ids
+        self.failures = Failures()
         self.begin()
 
     def begin(self) -> None:
@@ -81,7 +83,12 @@ class AsgiDeliverer:
     async def _hand_over(self, app: ASGIApp, claim: Claim) -> Reply:
         now, token_id = self._clock.now(), self._ids.token_id()
         signature = sign(claim.url, claim.body, key=self._signing_key(), now=now, jti=token_id)
-        return await _call(app, claim, delivery_headers(claim, signature=signature))
+        attempt = Attempt()
+        ATTEMPT.set(attempt)
+        reply = await _call(app, claim, delivery_headers(claim, signature=signature))
+        if (failure := attempt.failure(claim, reply)) is not None:
+            self.failures.add(failure, claim)
+        return reply
 
 
 async def _call(app: ASGIApp, claim: Claim, headers: Sequence[tuple[str, str]]) -> Reply:

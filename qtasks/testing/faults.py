@@ -5,18 +5,15 @@ It stands between the broker and the functions of the app, and runs nothing by i
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
 
-from qtasks.errors import ControlFlow, KitError
+from qtasks.errors import KitError
 from qtasks.tasks.task import Task
-
-log = logging.getLogger("qtasks.testing")
+from qtasks.testing.attempts import ATTEMPT
 
 AnyTask = Task[..., Any, Any]
 Failure = BaseException | type[BaseException]
@@ -32,17 +29,16 @@ class _Planned:
 
 
 class Faults:
-    """What is still to go wrong, and what tasks have raised since `forget`."""
+    """What is still to go wrong."""
 
     def __init__(self) -> None:
         self._failing: list[_Planned] = []
         self._losing: list[_Planned] = []
-        self._raised: list[BaseException] = []
         self.is_doubling = False
         """Whether each message is handed over twice."""
 
     def fail(self, task: str | None, error: Failure, times: int) -> None:
-        """Have the next attempts raise instead of running their function; that is not noted as raised."""
+        """Have the next attempts raise instead of running their function."""
         self._failing.append(_Planned(task, _checked(times), error))
 
     def lose(self, task: str | None, times: int) -> None:
@@ -53,49 +49,17 @@ class Faults:
         """Say whether the reply to this attempt is lost, which it is then."""
         return _take(self._losing, task) is not None
 
-    def raised(self) -> list[BaseException]:
-        """Give what tasks have raised since this was last asked."""
-        raised, self._raised = self._raised, []
-        return raised
-
     def stand_in(self, task: AnyTask) -> AnyTask:
         """Give what runs in place of a task: one that fails, if that is planned, else the same, watched."""
         stand_in = copy(task)
+        attempt = ATTEMPT.get()
         planned = _take(self._failing, task.name)
-        if planned is not None:
-            stand_in.function = partial(_fail_later if task.is_coroutine else _fail, planned.error)
-        elif task.is_coroutine:
-            stand_in.function = self._watched_coroutine(task.function, task.name)
+        if planned is None:
+            stand_in.function = attempt.watched(task.function, is_coroutine=task.is_coroutine)
         else:
-            stand_in.function = self._watched(task.function, task.name)
+            attempt.is_planned = True
+            stand_in.function = partial(_fail_later if task.is_coroutine else _fail, planned.error)
         return stand_in
-
-    def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except BaseException as error:
-                self._note(error, name)
-                raise
-
-        return call
-
-    def _watched_coroutine(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return await function(*args, **kwargs)
-            except BaseException as error:
-                self._note(error, name)
-                raise
-
-        return call
-
-    def _note(self, error: BaseException, name: str) -> None:
-        if isinstance(error, ControlFlow):
-            return
-        self._raised.append(error)
-        # Shown by pytest below a test that fails, which is then seldom a riddle.
-        log.warning("a task raised", extra={"task": name}, exc_info=error)
 
 
 class Doubling:

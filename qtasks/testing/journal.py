@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from qtasks.broker.service import Broker
 from qtasks.broker.store import logs
 from qtasks.broker.store.records import Claim
@@ -15,6 +13,7 @@ from qtasks.home.app import QTasks
 from qtasks.protocol.shapes import State
 from qtasks.tasks.envelope import unpack
 from qtasks.tasks.task import Task
+from qtasks.testing.attempts import read_error
 from qtasks.testing.calls import AnyTask, DeadCall, EnqueuedCall, Sent, Shown, Wanted, read_call
 
 PAGE = 200
@@ -71,7 +70,7 @@ class Journal:
             for each in letters:
                 sent = self._read(each.message, each.message.created_at, each.message.max_retries)
                 if sent is not None:
-                    found.append(DeadCall(self.seen(sent), *_error(each.response_body, each.error)))
+                    found.append(DeadCall(self.seen(sent), *read_error(each.response_body, each.error)))
             if cursor is None:
                 return found[::-1]
 
@@ -93,12 +92,3 @@ class Journal:
     def _read(self, message: Shown, created_at: int, retries: int) -> Sent | None:
         app = self._apps.get(message.url)
         return None if app is None else read_call(message, app.find, created_at=created_at, retries=retries)
-
-
-def _error(body: bytes, problem: str | None) -> tuple[str, str, str | None]:
-    """Read the error document of a dead letter; without one, say what the broker says."""
-    try:
-        error = orjson.loads(body)["error"]
-        return error["type"], error["message"], error.get("traceback")
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "Unknown", problem or "the reason is not known", None

@@ -104,8 +104,9 @@ class Kit:
         """Run all that is due now, and what that enqueues, until nothing is.
 
         With `wait` also what is not due yet, retries and delays, each at its own instant, as if the test
-        waited for it. With `raise_errors` the first exception of a task is raised at the end. Raises
-        `KitError` after `limit` deliveries, and where an event loop is running: use `await kit.adrain()`.
+        waited for it. With `raise_errors` the first failure is raised at the end: the exception of a task,
+        or `TaskFailed` where it is not the task's own. Raises `KitError` after `limit` deliveries, and where
+        an event loop is running: use `await kit.adrain()`.
         """
         return self._on_own_loop(self.adrain, wait=wait, raise_errors=raise_errors, limit=limit)
 
@@ -267,7 +268,6 @@ class Kit:
 
     async def _run(self, until: int | None, waits: bool, raise_errors: bool, limit: int) -> Drained:
         self._check_idle()
-        self._faults.raised()
         self._is_draining = True
         try:
             running = self._rounds.run(until=until, waits=waits, limit=limit)
@@ -275,9 +275,9 @@ class Kit:
             drained = await asyncio.create_task(running, context=Context())
         finally:
             self._is_draining = False
-        raised = self._faults.raised()
-        if raise_errors and raised:
-            raise raised[0]
+            failures = self._rounds.failures.take()
+        if raise_errors and failures:
+            raise failures[0]
         return drained
 
     def _on_own_loop(self, run: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -15,8 +15,10 @@ from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker
 from qtasks.broker.store import schedules
 from qtasks.broker.store.memory import MemoryDatabase
+from qtasks.broker.store.records import Claim, Reply
 from qtasks.errors import KitError
 from qtasks.ids import Ids
+from qtasks.tasks.answers import CONTINUED
 from qtasks.testing.clocks import KitClock
 from qtasks.testing.delivery import AsgiDeliverer
 
@@ -44,6 +46,7 @@ class Rounds:
         self, deliverer: AsgiDeliverer, clock: KitClock, ids: Ids, *, keys: KeyRing, concurrency: int
     ) -> None:
         self._deliverer = deliverer
+        self.failures = deliverer.failures
         self._clock = clock
         self._ids = ids
         self._config = replace(BrokerConfig(), concurrency=concurrency)
@@ -126,19 +129,19 @@ class Rounds:
         return min(instants, default=None) if until is None or until > now else None
 
     async def _counted(self, drained: Drained) -> Drained:
-        answers = self._deliverer.take_answers()
-        succeeded = dead = 0
-        for claim, reply in answers:
-            if 200 <= reply.status < 300:
-                succeeded += 1
-            elif not await self._is_pending(claim.id):
-                dead += 1
+        ends = [await self._end(claim, reply) for claim, reply in self._deliverer.take_answers()]
         return Drained(
-            delivered=drained.delivered + len(answers),
-            succeeded=drained.succeeded + succeeded,
-            retried=drained.retried + len(answers) - succeeded - dead,
-            dead=drained.dead + dead,
+            delivered=drained.delivered + len(ends),
+            succeeded=drained.succeeded + ends.count("succeeded"),
+            retried=drained.retried + ends.count("retried"),
+            dead=drained.dead + ends.count("dead"),
         )
+
+    async def _end(self, claim: Claim, reply: Reply) -> str:
+        if 200 <= reply.status < 300:
+            goes_on = any(name.lower() == CONTINUED.lower() for name, _ in reply.headers)
+            return "retried" if goes_on else "succeeded"
+        return "retried" if await self._is_pending(claim.id) else "dead"
 
     async def _is_pending(self, message_id: str) -> bool:
         row = await self._database.read(lambda session: session.one("pending_of_message", {"id": message_id}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -83,9 +84,37 @@ def test_what_a_task_raised_is_logged_with_its_traceback(kit: Kit, caplog: pytes
     kit.drain()
 
     [record] = [each for each in caplog.records if each.name == "qtasks.testing"]
-    assert record.message == "a task raised"
+    assert record.message == "an attempt failed"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], LookupError)
+
+
+def test_a_failure_that_is_no_exception_of_the_task_is_raised_too(kit: Kit) -> None:
+    app = QTasks()
+
+    @app.task
+    def give_an_object() -> Any:
+        return object()
+
+    give_an_object.delay()
+    with pytest.raises(TaskFailed, match="EncodeError"):
+        kit.drain(raise_errors=True)
+
+    app.send("nobody.knows.it")
+    with pytest.raises(TaskFailed, match=r"no task is named 'nobody\.knows\.it' here"):
+        kit.drain(raise_errors=True)
+
+
+def test_a_timeout_is_raised_too(kit: Kit) -> None:
+    app = QTasks()
+
+    @app.task(timeout=0.01)
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    hang.delay()
+    with pytest.raises(TaskFailed, match="TimeoutError"):
+        kit.drain(raise_errors=True)
 
 
 def test_errors_of_control_flow_are_not_raised(kit: Kit) -> None:
