@@ -231,7 +231,7 @@ class QTasks:
         try:
             yield
         finally:
-            vars(self).update(before)
+            self.__dict__ = before
 
     def _make_home(self) -> EmbeddedHome | RemoteHome:
         settings = self._settings

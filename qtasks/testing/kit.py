@@ -51,6 +51,10 @@ class Kit:
     def __init__(self, *apps: QTasks, now: datetime | None = None, concurrency: int = 1) -> None:
         if now is not None and now.tzinfo is None:
             raise KitError(f"now={now.isoformat()} has no time zone, so it names no instant")
+        if concurrency < 1:
+            raise KitError(
+                f"concurrency={concurrency} lets nothing run; it is how many tasks may run at once"
+            )
         self._ids = SteadyIds()
         self._given = apps
         self._apps: dict[str, QTasks] = {}

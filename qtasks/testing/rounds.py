@@ -124,9 +124,8 @@ class Rounds:
         fire_at = await self._database.read(schedules.next_due_at)
         # What is due and was not claimed waits for something other than time.
         instants = [each for each in (message_at, fire_at, until) if each is not None and each > now]
-        if until is None and (not waits or message_at not in instants):
-            return None
-        return min(instants, default=None) if until is None or until > now else None
+        goes_on = until in instants or (waits and message_at in instants)
+        return min(instants) if goes_on else None
 
     async def _counted(self, drained: Drained) -> Drained:
         ends = [await self._end(claim, reply) for claim, reply in self._deliverer.take_answers()]

@@ -253,6 +253,11 @@ async def test_context_variables_of_a_test_reach_no_task(kit: Kit, is_async: boo
     assert kit.results(where) == ["nowhere"]
 
 
+def test_nothing_at_once_is_refused() -> None:
+    with pytest.raises(KitError, match="concurrency=0 lets nothing run"):
+        Kit(concurrency=0)
+
+
 async def test_what_was_cut_short_is_due_again(kit: Kit) -> None:
     app, started = QTasks(), asyncio.Event()
     runs: list[int] = []
