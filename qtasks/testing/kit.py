@@ -10,6 +10,7 @@ from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
+from weakref import WeakSet
 
 import orjson
 
@@ -37,6 +38,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LIMIT = 10_000
+MADE_IN_KITS: WeakSet[QTasks] = WeakSet()
 
 
 class Kit:
@@ -71,12 +73,12 @@ class Kit:
         self._runner: asyncio.Runner | None = None
         self._is_draining = False
         self._is_open = False
-        self._has_new = False
 
     def __enter__(self) -> Self:
         if self._is_open:
             raise KitError("this kit is open already; make another one: Kit()")
         self._start_anew()
+        _let_go()
         with ExitStack() as stack:
             self._stack = stack
             if not self._given:
@@ -97,10 +99,6 @@ class Kit:
         if self._runner is not None:
             _close(self._runner)
             self._runner = None
-        if self._has_new and len(DEFAULT):
-            # Apps that the test has made are gone now, but in circles; to tasks of the module-level @task
-            # they would be a second app until Python happens to look.
-            gc.collect()
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -244,7 +242,7 @@ class Kit:
         self._journal = Journal(self._apps, self._rounds.broker)
 
     def _take_new(self, app: QTasks) -> None:
-        self._has_new = True
+        MADE_IN_KITS.add(app)
         self._take(app)
 
     def _take(self, app: QTasks) -> None:
@@ -304,6 +302,15 @@ class Kit:
             raise KitError("this kit is not in use; do it in its block: with Kit() as kit: ...")
         if self._is_draining:
             raise KitError("the kit is running tasks already; it is the test that drains, not a task")
+
+
+def _let_go() -> None:
+    """Have Python look for apps of earlier tests, gone but for their circles, where they would be felt.
+
+    Tasks of the module-level `@task` would have more than one app.
+    """
+    if MADE_IN_KITS and len(DEFAULT):
+        gc.collect()
 
 
 def _ms(instant: datetime) -> int:
