@@ -78,7 +78,8 @@ class AsgiDeliverer:
         reply = await self._hand_over(app, claim)
         if self._faults.is_doubling and reply.status == 200:
             reply = await self._hand_over(app, claim)
-        return LOST if self._faults.loses(self._name_of(claim)) else reply
+        is_lost = self._faults.is_losing and self._faults.loses(self._name_of(claim))
+        return LOST if is_lost else reply
 
     async def _hand_over(self, app: ASGIApp, claim: Claim) -> Reply:
         now, token_id = self._clock.now(), self._ids.token_id()

@@ -45,6 +45,11 @@ class Faults:
         """Have the replies to the next attempts lost."""
         self._losing.append(_Planned(task, _checked(times)))
 
+    @property
+    def is_losing(self) -> bool:
+        """Whether any reply is to be lost at all."""
+        return bool(self._losing)
+
     def loses(self, task: str | None) -> bool:
         """Say whether the reply to this attempt is lost, which it is then."""
         return _take(self._losing, task) is not None
