@@ -31,6 +31,7 @@ QTasksError
   |     +-- TaskFailed                the task failed for good, or was cancelled
   |     +-- ResultTimeout             it has not finished in time
   |     +-- WaitRefused               waiting here would never end
+  |     +-- ResultsUnavailable        this broker keeps no results: give it a place for them
   +-- KitError                  mend the test: the testing kit cannot do that
   +-- ControlFlow               raised by a task on purpose
         +-- Retry                     run it again later
@@ -265,6 +266,10 @@ class ResultTimeout(ResultError, TimeoutError):
 
 class WaitRefused(ResultError, RuntimeError):
     """Waiting here would block what the task needs in order to run."""
+
+
+class ResultsUnavailable(ResultError):
+    """The broker that the tasks go to keeps no results, so there is nothing to ask."""
 
 
 class KitError(QTasksError, RuntimeError):
