@@ -1,4 +1,4 @@
-"""The loop that forgets: expired results and deduplication ids, old history, old dead letters.
+"""The loop that forgets: expired results and deduplication ids, old progress, history and dead letters.
 
 It works in small steps, so that no transaction of it keeps others waiting.
 """
@@ -28,10 +28,12 @@ class Janitor:
         self._database = database
         self._config = config
         self._clock = clock
-        # How far history, deduplication ids and flow-control keys have been walked through; None at the end.
+        # How far history, deduplication ids, flow-control keys and progress have been walked through; None
+        # at the end.
         self._behind: int | None = None
         self._behind_key: str | None = None
         self._behind_flow: int | None = None
+        self._behind_report: int | None = None
 
     async def step(self) -> bool:
         """Prune a little; say whether there may be more."""
@@ -53,8 +55,9 @@ class Janitor:
         self._behind_flow = flow.prune(
             session, after=self._behind_flow or 0, before=now - config.retention_ms, count=STEP_ROWS
         )
-        goes_on = any(each is not None for each in (self._behind, self._behind_key, self._behind_flow))
-        return goes_on or STEP_ROWS in (expired, dead)
+        self._behind_report = results.prune_progress(session, after=self._behind_report or 0, count=STEP_ROWS)
+        behind = (self._behind, self._behind_key, self._behind_flow, self._behind_report)
+        return any(each is not None for each in behind) or STEP_ROWS in (expired, dead)
 
     async def run(self) -> None:
         """Prune from time to time, until cancelled."""

@@ -5,14 +5,13 @@ Every check is made before anything is stored, so a `RequestError` means that no
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import TimeoutError as FutureTimeout
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.flow_keys import FlowKeys
 from qtasks.broker.intake import Intake
 from qtasks.broker.keys import KeyRing
+from qtasks.broker.results import Results
 from qtasks.broker.room import Room
 from qtasks.broker.schedules import Schedules
 from qtasks.broker.security import DestinationRules
@@ -37,10 +36,8 @@ from qtasks.errors import (
 from qtasks.ids import Ids
 from qtasks.protocol.destinations import check_queue_name
 from qtasks.protocol.headers import Options, QueueSpec
-from qtasks.protocol.results import FINAL_STATES, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
 
-SETTLED = FINAL_STATES | {"UNKNOWN"}  # nothing to wait for
 BULK_ROWS = 500  # rows that one transaction of a bulk operation looks at
 
 
@@ -49,7 +46,7 @@ class Broker:
 
     `app` is the name of the app that this process hosts, whose messages never leave it. Without
     `delivers_http`, other destinations are refused when a message is accepted. What outlives messages
-    has rooms of its own: `url_groups`, `schedules`, `flow_keys`, `tokens`, `keys`.
+    has rooms of its own: `results`, `url_groups`, `schedules`, `flow_keys`, `tokens`, `keys`.
     """
 
     def __init__(
@@ -70,6 +67,7 @@ class Broker:
         self.clock = clock
         self.room = room
         self.waiters = Waiters()
+        self.results = Results(database, clock, self.waiters)
         self.is_draining = False
         self._ids = ids
         self.intake = Intake(config, ids=ids, rules=rules, app=app, delivers_http=delivers_http)
@@ -192,6 +190,18 @@ class Broker:
         self.waiters.finish(called_off.task_ids)
         return called_off.count
 
+    def cancel_task(self, task_id: str) -> bool:
+        """Call a task off; say whether it was under way and not called off before."""
+        now = self.clock.now()
+
+        def work(session: Session) -> cancelling.CalledOff:
+            found = results.pending_message(session, task_id)
+            return cancelling.cancel(session, () if found is None else [found], now)
+
+        called_off = self.database.run(work)
+        self.waiters.finish(called_off.task_ids)
+        return called_off.count > 0
+
     def cancel_matching(self, wanted: MessageFilter, limit: int | None) -> int:
         """Call off what matches, up to `limit` messages, in steps that keep nobody waiting."""
         count, after = 0, 0
@@ -297,44 +307,6 @@ class Broker:
     ) -> Enqueued:
         message = self.intake.again(dead_letters.original(session, letter), options, method, now)
         return dead_letters.replay(session, letter, message)
-
-    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        """Say what is known of a task, waiting up to `wait_ms` for its end; for plain threads."""
-        found = self._known(task_id)
-        if wait_ms <= 0 or found.state in SETTLED:
-            return found
-        with self.waiters.expect(task_id) as done:
-            # Again, now that its end cannot be missed.
-            found = self._known(task_id)
-            if found.state in SETTLED:
-                return found
-            try:
-                done.result(wait_ms / 1000)
-            except FutureTimeout:
-                pass
-        return self._known(task_id)
-
-    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        """Do what `result` does, on an event loop."""
-        found = await self._aknown(task_id)
-        if wait_ms <= 0 or found.state in SETTLED:
-            return found
-        with self.waiters.expect(task_id) as done:
-            found = await self._aknown(task_id)
-            if found.state in SETTLED:
-                return found
-            arrival = asyncio.wrap_future(done)
-            await asyncio.wait({arrival}, timeout=wait_ms / 1000)
-            arrival.cancel()
-        return await self._aknown(task_id)
-
-    def _known(self, task_id: str) -> ResultView:
-        now = self.clock.now()
-        return self.database.look(lambda session: results.find_result(session, task_id, now))
-
-    async def _aknown(self, task_id: str) -> ResultView:
-        now = self.clock.now()
-        return await self.database.read(lambda session: results.find_result(session, task_id, now))
 
 
 def _place(cursor: str | None) -> dead_letters.Place | None:

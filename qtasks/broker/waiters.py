@@ -16,19 +16,24 @@ class Waiters:
         self._waiting: dict[str, set[Future[None]]] = {}
 
     @contextmanager
-    def expect(self, task_id: str) -> Iterator[Future[None]]:
-        """Give a future that is done once the task is; it is forgotten at the end of the block."""
+    def expect(self, task_ids: Sequence[str]) -> Iterator[Future[None]]:
+        """Give a future that is done once one of the tasks is; it is forgotten at the end of the block."""
         future: Future[None] = Future()
         with self._lock:
-            self._waiting.setdefault(task_id, set()).add(future)
+            for task_id in task_ids:
+                self._waiting.setdefault(task_id, set()).add(future)
         try:
             yield future
         finally:
             with self._lock:
-                others = self._waiting.get(task_id, set())
-                others.discard(future)
-                if not others:
-                    self._waiting.pop(task_id, None)
+                for task_id in task_ids:
+                    self._forget(task_id, future)
+
+    def _forget(self, task_id: str, future: Future[None]) -> None:
+        others = self._waiting.get(task_id, set())
+        others.discard(future)
+        if not others:
+            self._waiting.pop(task_id, None)
 
     def finish(self, task_ids: Sequence[str]) -> None:
         """Tell whoever waits for one of these that it has finished."""

@@ -90,7 +90,7 @@ class EmbeddedHome:
     def _result_within(self, task_id: str, wait_ms: int) -> ResultView:
         """Ask once; only a broker that delivers is worth waiting for."""
         return self._ask(
-            lambda broker: broker.result(task_id, wait_ms if self.is_owner else 0),
+            lambda broker: broker.results.find(task_id, wait_ms if self.is_owner else 0),
             lambda client: client.send(calls.result(task_id, min(wait_ms, BUDGET_MS))),
         )
 
@@ -98,7 +98,7 @@ class EmbeddedHome:
         """Do what `result` does, on an event loop."""
         owner = self._owner
         if owner is not None:
-            return await owner.broker.aresult(task_id, wait_ms)
+            return await owner.broker.results.afind(task_id, wait_ms)
         return await asyncio.to_thread(self.result, task_id, wait_ms)
 
     def _ask(self, here: Callable[[Broker], T], there: Callable[[Client], T]) -> T:

@@ -68,6 +68,21 @@ def number(name: str, *keys: str, required: bool = False, always: bool = False) 
     return _plain(name, keys, int, required=required, always=always)
 
 
+def quantity(name: str, key: str, *, required: bool = False) -> Field:
+    """A number that need not be whole, 0 included; `None` is left out."""
+
+    def write(value: float | None) -> dict[str, object]:
+        return {} if value is None else {key: value}
+
+    def read(members: Mapping[str, object]) -> object | None:
+        value = members.get(key)
+        if value is None or type(value) in (int, float):
+            return value
+        raise DecodeError(f"{key} is {value!r:.100}, not a number", path=key)
+
+    return Field(name, write, read, required)
+
+
 def flag(name: str, *keys: str, required: bool = False, always: bool = False) -> Field:
     """A boolean; false is left out unless it is required or always written."""
     return _plain(name, keys, bool, required=required, always=always)

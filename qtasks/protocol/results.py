@@ -11,6 +11,32 @@ import orjson
 from qtasks.protocol import json_fields as json
 
 FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"})
+SETTLED = FINAL_STATES | {"UNKNOWN"}  # nothing to wait for
+NOTE_LENGTH = 500
+MOST_IDS = 1000
+"""Of tasks that one question is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """How far a task has come: `done` of `total`, if it knows how much there is, and what it is about.
+
+    `reported_at` is when the broker heard of it; None on the way there.
+    """
+
+    done: float
+    total: float | None = None
+    note: str | None = None
+    reported_at: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Make the JSON object for orjson."""
+        return json.write_fields(self, _PROGRESS)
+
+    @classmethod
+    def from_json(cls, members: Mapping[str, object]) -> Self:
+        """Read the JSON object; raises `DecodeError`."""
+        return cls(**json.read_fields(members, _PROGRESS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +45,7 @@ class ResultView:
 
     `value` and `error` are JSON texts: what the task returned, and a document
     `{"error": {"type", "message", "traceback"}}`. Both are None unless the task has finished so and
-    the broker still keeps them.
+    the broker still keeps them. `progress` is there only until it has finished.
     """
 
     task_id: str
@@ -29,11 +55,17 @@ class ResultView:
     attempts: int = 0
     created_at: int | None = None
     finished_at: int | None = None
+    progress: ProgressReport | None = None
 
     @property
     def is_final(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in FINAL_STATES
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to wait for: nobody knows the task, or it has finished."""
+        return self.state in SETTLED
 
     def to_json(self) -> dict[str, object]:
         """Make the answer's JSON object for orjson; `result` is there only if a value is kept."""
@@ -42,6 +74,8 @@ class ResultView:
             members["result"] = orjson.Fragment(self.value)
         if self.error is not None:
             members["error"] = orjson.loads(self.error).get("error")
+        if self.progress is not None:
+            members["progress"] = self.progress.to_json()
         return members
 
     @classmethod
@@ -49,7 +83,9 @@ class ResultView:
         """Read the answer's JSON object; raises `DecodeError`."""
         value = orjson.dumps(members["result"]) if "result" in members else None
         error = orjson.dumps({"error": members["error"]}) if members.get("error") else None
-        return cls(value=value, error=error, **json.read_fields(members, _RESULT))
+        report = members.get("progress")
+        progress = ProgressReport.from_json(report) if isinstance(report, dict) else None
+        return cls(value=value, error=error, progress=progress, **json.read_fields(members, _RESULT))
 
 
 _RESULT = (
@@ -58,4 +94,11 @@ _RESULT = (
     json.number("attempts", "attempts"),
     json.number("created_at", "createdAt"),
     json.number("finished_at", "finishedAt"),
+)
+
+_PROGRESS = (
+    json.quantity("done", "done", required=True),
+    json.quantity("total", "total"),
+    json.text("note", "note"),
+    json.number("reported_at", "reportedAt"),
 )

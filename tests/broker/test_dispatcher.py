@@ -117,7 +117,7 @@ async def test_an_attempt_that_was_not_made_is_not_spent(rig: Rig) -> None:
         rig.clock.advance(seconds=2)
 
     assert [each.attempt for each in rig.deliverer.attempts] == [1, 1, 1, 1]
-    assert rig.broker.result("tsk_1").state == "SUCCEEDED"
+    assert rig.broker.results.find("tsk_1").state == "SUCCEEDED"
 
 
 async def test_what_runs_for_ever_in_the_app_is_dead_in_the_end(rig: Rig) -> None:
@@ -128,7 +128,7 @@ async def test_what_runs_for_ever_in_the_app_is_dead_in_the_end(rig: Rig) -> Non
         await rig.turn()
         rig.clock.advance(minutes=1)
 
-    assert rig.broker.result("tsk_1").state == "FAILED"
+    assert rig.broker.results.find("tsk_1").state == "FAILED"
 
 
 async def test_messages_of_an_ordered_queue_are_delivered_one_after_the_other(rig: Rig) -> None:
@@ -183,7 +183,7 @@ async def test_a_call_in_process_that_loses_its_reply_costs_its_neighbours_nothi
 
     await rig.turn()
 
-    states = [rig.broker.result(f"tsk_{number}").state for number in range(3)]
+    states = [rig.broker.results.find(f"tsk_{number}").state for number in range(3)]
     assert states == ["SUCCEEDED", "RETRYING", "SUCCEEDED"]
 
 
@@ -241,7 +241,7 @@ async def test_a_success_with_an_odd_answer_is_a_success(rig: Rig) -> None:
 
     await rig.turn()
 
-    assert rig.broker.result("tsk_1").state == "SUCCEEDED"
+    assert rig.broker.results.find("tsk_1").state == "SUCCEEDED"
 
 
 # --- slots ----------------------------------------------------------------------------------------
@@ -572,7 +572,7 @@ async def test_whoever_waits_for_a_task_learns_of_its_end(rig: Rig) -> None:
     await rig.node.start()
     await rig.deliverer.reached(1)
 
-    waiting = asyncio.ensure_future(rig.broker.aresult("tsk_1", 60_000))
+    waiting = asyncio.ensure_future(rig.broker.results.afind("tsk_1", 60_000))
     await asyncio.sleep(0)
     held.release()
     async with asyncio.timeout(SOON_S):

@@ -99,7 +99,7 @@ async def test_a_thread_can_wait_for_a_task_that_ends(rig: Rig) -> None:
     rig.deliverer.will(Reply(200, body=b"7"))
     rig.call("tsk_1")
     found: list[bytes | None] = []
-    thread = threading.Thread(target=lambda: found.append(rig.broker.result("tsk_1", 60_000).value))
+    thread = threading.Thread(target=lambda: found.append(rig.broker.results.find("tsk_1", 60_000).value))
     thread.start()
 
     await rig.turn()
@@ -112,7 +112,7 @@ async def test_many_can_wait_for_one_task(rig: Rig) -> None:
     rig.call("tsk_1", spec=WIDE)
     states: list[str] = []
     threads = [
-        threading.Thread(target=lambda: states.append(rig.broker.result("tsk_1", 60_000).state))
+        threading.Thread(target=lambda: states.append(rig.broker.results.find("tsk_1", 60_000).state))
         for _ in range(8)
     ]
     for each in threads:
@@ -128,5 +128,5 @@ async def test_many_can_wait_for_one_task(rig: Rig) -> None:
 async def test_who_waits_too_short_is_told_how_far_it_is(rig: Rig) -> None:
     rig.call("tsk_1")
 
-    assert rig.broker.result("tsk_1", 10).state == "QUEUED"
+    assert rig.broker.results.find("tsk_1", 10).state == "QUEUED"
     assert rig.broker.waiters._waiting == {}

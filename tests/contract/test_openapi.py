@@ -92,6 +92,8 @@ BODIES: dict[str, Any] = {
     "OldEndpoints": {"endpoints": [{"name": "billing"}]},
     "GroupHeaders": {"headers": {"Upstash-Retries": "3", "Upstash-Forward-A": ["b"]}},
     "TokenSettings": {"name": "ci", "scope": "full"},
+    "ResultQuery": {"ids": ["tsk_waiting", "tsk_done"]},
+    "Progress": {"done": 3, "total": 10.5, "note": "Importing"},
 }
 QUERIES: dict[str, dict[str, Any]] = {"pinFlow": {"parallelism": 2, "rate": 3, "period": "1m"}}
 HEADERS: dict[str, dict[str, str]] = {"createSchedule": SCHEDULED}
@@ -125,6 +127,8 @@ async def furnish(rig: Rig) -> Furnished:
         await bench.ask("POST", "/v2/queues", json={"queueName": "mail", "paused": True})
         held = await bench.enqueue(body=b"\xfe", headers={"Upstash-Label": "import"})
         waiting = await bench.publish(headers=RICH | examples("Upstash-Delay", "Upstash-Not-Before"))
+        await bench.publish(headers=RESULT | {"Qtasks-Task-Id": "tsk_waiting", "Upstash-Delay": "1h"})
+        await bench.ask("POST", "/qtasks/v1/results/tsk_waiting/progress", json=BODIES["Progress"])
         letters = await bench.letters()
         tokens = {scope: await make_token(bench, scope) for scope in ("full", "read-only")}
         known = {
@@ -137,6 +141,8 @@ async def furnish(rig: Rig) -> Furnished:
             "path.flow": [RICH[FLOW_KEY]],
             "path.dead": [each["dlqId"] for each in letters],
             "path.task": ["tsk_done", "tsk_dead"],
+            # Asked at random, it would be waited for.
+            "path.unfinished-task": ["tsk_waiting"],
             "path.token": ["full"],
         }
         return Furnished(bench.api, known, tokens["read-only"])
@@ -242,7 +248,7 @@ def test_nothing_is_described_that_is_never_shown(furnished: Furnished) -> None:
     )
     found = {
         "Message": shown(furnished, "getMessage", *furnished.known["path.message"]),
-        "Result": shown(furnished, "getResult", *furnished.known["path.task"]),
+        "Result": shown(furnished, "getResult", *furnished.known["path.task"], "tsk_waiting"),
         "DeadLetter": dead["messages"],
         "LogEntry": log["events"],
         "Schedule": schedules,

@@ -25,7 +25,7 @@ from qtasks.broker.store.records import (
     Verdict,
 )
 from qtasks.clock import ManualClock
-from qtasks.protocol.results import ResultView
+from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, QueueView, State
 
 HOOK = "https://app.example/hook"
@@ -215,6 +215,25 @@ class Verbs:
         """Say what is known of a task."""
         now = self.clock.now()
         return self.database.look(lambda session: results.find_result(session, task_id, now))
+
+    def settled(self, *task_ids: str) -> list[str]:
+        """Give those tasks that there is nothing to wait for."""
+        now = self.clock.now()
+        return self.database.look(lambda session: results.find_settled(session, task_ids, now))
+
+    def report(self, task_id: str, done: float, total: float | None = None, note: str | None = None) -> bool:
+        """Note how far a task has come; say whether it took that."""
+        now, reports = self.clock.now(), {task_id: ProgressReport(done, total, note)}
+        return bool(self.database.run(lambda session: results.report_progress(session, reports, now)))
+
+    def forget(self, task_id: str) -> bool:
+        """Drop the result of a task; say whether one was kept."""
+        return self.database.run(lambda session: results.forget_result(session, task_id))
+
+    def reports(self) -> int:
+        """Count the reports that the store still holds, those included that nobody sees any more."""
+        walk = {"after": 0, "count": 1000}
+        return len(self.database.look(lambda session: session.all("progress_walk", walk)))
 
 
 def bodies(claims: Sequence[Claim]) -> list[bytes]:

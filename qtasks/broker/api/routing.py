@@ -110,8 +110,8 @@ class Route:
     """One operation: a method, a path with `{names}`, and its handler.
 
     `{name...}` takes all the rest of the path. An `is_open` route needs no token, a `secret` one the full
-    scope even to read. Publishing is not counted against the burst limit, and an `extra` route is one that
-    hosted QStash does not have.
+    scope even to read, and one that `reads` only that of reading, whatever its method. Publishing is not
+    counted against the burst limit, and an `extra` route is one that hosted QStash does not have.
     """
 
     def __init__(
@@ -124,12 +124,13 @@ class Route:
         secret: bool = False,
         publishes: bool = False,
         extra: bool = False,
+        reads: bool = False,
     ) -> None:
         self.method = method
         self.path = path
         self.handler = handler
         self.is_open = is_open
-        self.needs_full = secret or method != "GET"
+        self.needs_full = secret or (method != "GET" and not reads)
         self.publishes = publishes
         self.extra = extra or path.startswith("/qtasks/")
         self._segments = path.strip("/").split("/")

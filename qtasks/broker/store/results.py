@@ -1,12 +1,14 @@
-"""What is known of a task id: its stored result, or where its message is."""
+"""What is known of a task id: its stored result, or where its message is and how far it has come."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import orjson
 
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.records import LogKind, Reply, Stage
-from qtasks.protocol.results import ResultView
+from qtasks.protocol.results import ProgressReport, ResultView
 
 STAGES = {
     Stage.ACTIVE: "RUNNING",
@@ -40,18 +42,72 @@ def find_result(session: Session, task_id: str, now: int) -> ResultView:
     row = session.one("result_of_message", {"task_id": task_id})
     if row is None:
         return ResultView(task_id=task_id, state="UNKNOWN")
-    created_at, stage, attempt, last_kind = row
-    if stage is None:  # finished, and its result was not kept or has expired
-        return ResultView(task_id=task_id, state=ENDS.get(last_kind, "UNKNOWN"), created_at=created_at)
+    created_at, stage, attempt, report, reported_at, last_kind, ended_at, made = row
+    if stage is None:  # finished, and its result was not kept, has expired or was forgotten
+        return ResultView(
+            task_id=task_id,
+            state=ENDS.get(last_kind, "UNKNOWN"),
+            attempts=made,
+            created_at=created_at,
+            finished_at=ended_at,
+        )
     state = STAGES[Stage(stage)]
     if attempt and stage != Stage.ACTIVE:
         state = "RETRYING"
-    return ResultView(task_id=task_id, state=state, attempts=attempt, created_at=created_at)
+    progress = None if report is None else _progress(report, reported_at)
+    return ResultView(
+        task_id=task_id, state=state, attempts=attempt, created_at=created_at, progress=progress
+    )
+
+
+def _progress(report: bytes, reported_at: int) -> ProgressReport:
+    return ProgressReport.from_json(orjson.loads(report) | {"reportedAt": reported_at})
+
+
+def find_settled(session: Session, task_ids: Sequence[str], now: int) -> list[str]:
+    """Give those tasks that there is nothing to wait for: they have finished, or nobody knows them."""
+    wanted = {"task_ids": orjson.dumps(task_ids).decode(), "now": now}
+    return [task_id for (task_id,) in session.all("result_settled", wanted)]
+
+
+def pending_message(session: Session, task_id: str) -> str | None:
+    """Give the id of the message with which a task is under way; None if it is not."""
+    row = session.one("message_of_task", {"task_id": task_id})
+    return None if row is None else row[0]
+
+
+def report_progress(session: Session, reports: Mapping[str, ProgressReport], now: int) -> list[str]:
+    """Note how far tasks have come; give those that took it, without those that are not under way."""
+    rows = []
+    known = []
+    for task_id, report in reports.items():
+        row = session.one("message_of_task", {"task_id": task_id})
+        if row is not None:
+            rows.append({"message": row[1], "report": orjson.dumps(report.to_json()), "now": now})
+            known.append(task_id)
+    session.insert_many("progress_set", rows)
+    return known
+
+
+def forget_result(session: Session, task_id: str) -> bool:
+    """Drop the value or error of a task; say whether one was kept."""
+    return session.run("result_forget", {"task_id": task_id}) > 0
 
 
 def prune_results(session: Session, now: int, count: int) -> int:
     """Drop up to `count` expired results; say how many there were."""
     return session.run("result_prune", {"now": now, "count": count})
+
+
+def prune_progress(session: Session, *, after: int, count: int) -> int | None:
+    """Drop the reports of messages that have finished since; nobody has seen them from then on.
+
+    Looks at `count` of them behind the sequence number `after`; gives the number to go on from, or None
+    at the end.
+    """
+    rows = session.all("progress_walk", {"after": after, "count": count})
+    session.delete_many("progress_delete", [{"message": seq} for seq, is_pending in rows if not is_pending])
+    return rows[-1][0] if len(rows) == count else None
 
 
 def error_document(reply: Reply) -> bytes:

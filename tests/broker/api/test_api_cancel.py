@@ -133,7 +133,7 @@ async def test_whoever_waits_for_a_task_learns_at_once_that_it_was_called_off(
 ) -> None:
     message_id = rig.call("tsk_1")
 
-    with rig.broker.waiters.expect("tsk_1") as ended:
+    with rig.broker.waiters.expect(["tsk_1"]) as ended:
         if form == "one":
             await client.delete(f"/v2/messages/{message_id}")
         elif form == "ids":

@@ -108,6 +108,19 @@ async def test_an_expired_result_goes(store: Verbs) -> None:
     assert store.result("tsk_1").state == "UNKNOWN"
 
 
+async def test_the_progress_of_tasks_that_have_finished_goes(store: Verbs) -> None:
+    for n in range(1200):  # more than one step takes
+        store.enqueue(task_id=f"tsk_{n}", queue="wide", parallelism=2000, ordered=False)
+        store.report(f"tsk_{n}", 1)
+    for claim in store.claim(1199):
+        store.deliver(claim)
+
+    await prune(store)
+
+    assert store.reports() == 1
+    assert store.result("tsk_1199").progress is not None
+
+
 async def test_pruning_forgets_no_id_inside_its_window(store: Verbs) -> None:
     first = store.enqueue(dedup_key="id:a")
 

@@ -6,7 +6,7 @@ from qtasks.broker.api import dead_letters, filters
 from qtasks.broker.api.openapi.schemas import Json, list_of, members, ref, schema_of
 from qtasks.broker.tokens import Scope
 from qtasks.protocol.resources import Endpoint, FlowControlView, RunState, ScheduleView, UrlGroup
-from qtasks.protocol.results import FINAL_STATES, ResultView
+from qtasks.protocol.results import FINAL_STATES, MOST_IDS, ProgressReport, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, QueueView, State
 
 TEXT: Json = {"type": "string"}
@@ -14,6 +14,7 @@ COUNT: Json = {"type": "integer", "minimum": 0}
 _GIVEN: Json = {"type": "string", "minLength": 1}
 URL: Json = {"type": "string", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}
 NAME: Json = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}
+AMOUNT: Json = {"type": "number"}
 INSTANT: Json = {"type": "integer", "description": "Unix milliseconds"}
 DEAD_CURSOR = "^[0-9]{1,18}-[0-9]{1,18}$"
 CURSOR: Json = {"type": "string", "description": "where the next page begins; absent after the last"}
@@ -52,13 +53,14 @@ SHAPES: dict[str, Json] = {
     "FlowControl": schema_of(FlowControlView),
     "Result": schema_of(
         ResultView,
-        omit=("value", "error"),
+        omit=("value", "error", "progress"),
         state={"type": "string", "enum": RESULT_STATES},
         result={"description": "what the task returned; absent where no result is kept"},
         error={
             "description": "why the task failed: an object with `type`, `message` and `traceback`; or what "
             "stood under `error` in the answer of a destination that is none of ours"
         },
+        progress=schema_of(ProgressReport),
     ),
 }
 
@@ -67,6 +69,8 @@ ANSWERS: dict[str, Json] = {
     "EnqueuedMany": {**list_of(ref("Enqueued")), "description": "of a URL group: one for each endpoint"},
     "ScheduleId": members({"scheduleId": TEXT}),
     "Cancelled": members({"cancelled": COUNT}),
+    "Forgotten": members({"forgotten": COUNT}),
+    "Settled": members({"settled": {**list_of(TEXT), "description": "ids of tasks"}}),
     "MessagePage": members({"messages": list_of(ref("DeadLetter")), "cursor": CURSOR}, "cursor"),
     "Deleted": members({"deleted": COUNT, "cursor": CURSOR}, "cursor"),
     "Replayed": members({"responses": list_of(ref("Enqueued")), "cursor": CURSOR}, "cursor"),
@@ -151,6 +155,21 @@ REQUESTS: dict[str, Json] = {
         ],
     },
     "GroupHeaders": _open(members({"headers": HEADERS})),
+    "ResultQuery": _open(members({"ids": {**list_of(TEXT), "maxItems": MOST_IDS}})),
+    "Progress": _open(
+        members(
+            {
+                "done": AMOUNT,
+                "total": {"type": ["number", "null"], "description": "absent: not known"},
+                "note": {
+                    "type": ["string", "null"],
+                    "description": "what it is about; cut off if long",
+                },
+            },
+            "total",
+            "note",
+        )
+    ),
     "TokenSettings": _open(
         members(
             {

@@ -41,6 +41,7 @@ class Operation:
     secret: bool = False
     publishes: bool = False
     extra: bool = False
+    reads: bool = False
 
     @property
     def template(self) -> str:
@@ -55,7 +56,7 @@ class Operation:
     @property
     def needs_full(self) -> bool:
         """Whether a token that may only read does not do."""
-        return not self.is_open and (self.secret or self.method != "GET")
+        return not self.is_open and (self.secret or (self.method != "GET" and not self.reads))
 
     def to_json(self, *, strict: bool) -> Json:
         """Make the operation object; a strict broker does not know our headers."""

@@ -179,6 +179,7 @@ PATHS: dict[str, Json] = {
     ),
     "path.dead": _path("id", _SEGMENT, "1754000123456-0", "The id of a dead letter."),
     "path.task": _path("id", _SEGMENT, "tsk_1", "The id of a task, from `Qtasks-Task-Id`."),
+    "path.unfinished-task": _path("id", _SEGMENT, "tsk_1", "The id of a task that has not finished."),
     "path.token": _path("name", _SEGMENT, "dashboard", "The name of a token."),
 }
 
@@ -232,6 +233,9 @@ QUERIES: dict[str, Json] = {
     "query.free-parallelism": _query("parallelism", _FLAG, "Whether to unpin the parallelism."),
     "query.free-rate": _query("rate", _FLAG, "Whether to unpin the rate."),
     "query.wait": _query("wait", _DURATION, "How long to wait for the end of the task; at most a minute."),
+    "query.wait-any": _query(
+        "wait", _DURATION, "How long to wait for the end of the first of the tasks; at most a minute."
+    ),
 }
 
 HEADERS = _headers()

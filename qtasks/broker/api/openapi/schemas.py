@@ -19,10 +19,11 @@ import orjson
 Json = dict[str, Any]
 
 TEXT = "text"
-_BLANKS: dict[object, object] = {str: "", int: 0, bool: False, bytes: b""}
+_BLANKS: dict[object, object] = {str: "", int: 0, float: 0.0, bool: False, bytes: b""}
 _SAMPLES: dict[object, tuple[object, ...]] = {
     str: (TEXT,),
     int: (1,),
+    float: (1.5,),
     bool: (True,),
     # The second is no UTF-8, so that it shows where such bytes go.
     bytes: (TEXT.encode(), b"\xff"),
@@ -116,6 +117,8 @@ def _schema_of_value(value: object) -> Json:
             return {"type": "boolean"}
         case int():
             return {"type": "integer"}
+        case float():
+            return {"type": "number"}
         case list():
             return list_of(_schema_of_value(value[0]))
         case dict():

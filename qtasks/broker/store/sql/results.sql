@@ -10,10 +10,14 @@ FROM results
 WHERE task_id = :task_id AND expires_at > :now
 
 -- name: result_of_message
-SELECT m.created_at, p.state, p.attempt,
-       (SELECT l.kind FROM log l WHERE l.message = m.seq ORDER BY l.epoch DESC LIMIT 1)
+-- The log counts the attempts that were made (kinds 1, 2, 3 and 6), which outlives the result.
+SELECT m.created_at, p.state, p.attempt, g.report, g.reported_at,
+       (SELECT l.kind FROM log l WHERE l.message = m.seq ORDER BY l.epoch DESC LIMIT 1),
+       (SELECT max(l.ended_at) FROM log l WHERE l.message = m.seq),
+       (SELECT count(*) FROM log l WHERE l.message = m.seq AND l.kind IN (1, 2, 3, 6))
 FROM messages m
 LEFT JOIN pending p ON p.seq = m.seq
+LEFT JOIN progress g ON g.message = p.seq
 WHERE m.task_id = :task_id
 ORDER BY m.seq DESC
 LIMIT 1
@@ -25,3 +29,28 @@ WHERE task_id IN (SELECT task_id FROM results WHERE expires_at <= :now ORDER BY 
 -- name: result_forget
 DELETE FROM results
 WHERE task_id = :task_id
+
+-- name: message_of_task
+-- The one that has not finished: a task has several where it was run again.
+SELECT m.id, p.seq
+FROM messages m
+JOIN pending p ON p.seq = m.seq
+WHERE m.task_id = :task_id
+ORDER BY m.seq DESC
+LIMIT 1
+
+-- name: progress_set
+INSERT INTO progress (message, report, reported_at)
+VALUES (:message, :report, :now)
+ON CONFLICT (message) DO UPDATE SET report = excluded.report, reported_at = excluded.reported_at
+
+-- name: progress_walk
+SELECT g.message, EXISTS (SELECT 1 FROM pending p WHERE p.seq = g.message)
+FROM progress g
+WHERE g.message > :after
+ORDER BY g.message
+LIMIT :count
+
+-- name: progress_delete
+DELETE FROM progress
+WHERE message = :message

@@ -1,0 +1,108 @@
+"""The use cases of results: ask for one or wait for some, forget one, note how far a task has come.
+
+Waiting asks the store when it begins and when it is told of an end, and never in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from qtasks.broker.store import results
+from qtasks.broker.store.database import Database, Session
+from qtasks.broker.waiters import Waiters
+from qtasks.clock import Clock
+from qtasks.errors import NotFound
+from qtasks.protocol.results import ProgressReport, ResultView
+
+T = TypeVar("T")
+
+
+class Results:
+    """Says what is known of tasks. Safe to call from any thread; `a…` is for event loops."""
+
+    def __init__(self, database: Database, clock: Clock, waiters: Waiters) -> None:
+        self._database = database
+        self._clock = clock
+        self._waiters = waiters
+
+    def find(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Say what is known of a task, waiting up to `wait_ms` for its end."""
+        return self._wait(self._one(task_id), wait_ms)
+
+    async def afind(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        """Do what `find` does, on an event loop."""
+        return await self._await(self._one(task_id), wait_ms)
+
+    def settled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        """Give those tasks that have finished or that nobody knows, waiting for the first of them."""
+        return self._wait(self._some(task_ids), wait_ms)
+
+    async def asettled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        """Do what `settled` does, on an event loop."""
+        return await self._await(self._some(task_ids), wait_ms)
+
+    def forget(self, task_id: str) -> bool:
+        """Drop the value or error that is kept of a task; say whether there was one."""
+        return self._database.run(lambda session: results.forget_result(session, task_id))
+
+    def report(self, reports: Mapping[str, ProgressReport]) -> None:
+        """Note how far tasks have come; raises `NotFound` if none of them is under way."""
+        now = self._clock.now()
+        known = self._database.run(lambda session: results.report_progress(session, reports, now))
+        if not known:
+            raise NotFound(f"task {next(iter(reports), '')[:64]} is not under way")
+
+    def _one(self, task_id: str) -> _Question[ResultView]:
+        return _Question(
+            [task_id],
+            lambda session: results.find_result(session, task_id, self._clock.now()),
+            lambda found: found.is_settled,
+        )
+
+    def _some(self, task_ids: Sequence[str]) -> _Question[list[str]]:
+        return _Question(
+            task_ids,
+            lambda session: results.find_settled(session, task_ids, self._clock.now()),
+            lambda found: bool(found) or not task_ids,
+        )
+
+    def _wait(self, question: _Question[T], wait_ms: int) -> T:
+        found = self._database.look(question.ask)
+        if wait_ms <= 0 or question.is_answered(found):
+            return found
+        with self._waiters.expect(question.task_ids) as done:
+            # Again, now that no end can be missed.
+            found = self._database.look(question.ask)
+            if question.is_answered(found):
+                return found
+            try:
+                done.result(wait_ms / 1000)
+            except FutureTimeout:
+                pass
+        return self._database.look(question.ask)
+
+    async def _await(self, question: _Question[T], wait_ms: int) -> T:
+        found = await self._database.read(question.ask)
+        if wait_ms <= 0 or question.is_answered(found):
+            return found
+        with self._waiters.expect(question.task_ids) as done:
+            found = await self._database.read(question.ask)
+            if question.is_answered(found):
+                return found
+            arrival = asyncio.wrap_future(done)
+            await asyncio.wait({arrival}, timeout=wait_ms / 1000)
+            arrival.cancel()
+        return await self._database.read(question.ask)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Generic[T]):
+    """What is asked of the store about some tasks, and when the answer is worth no further wait."""
+
+    task_ids: Sequence[str]
+    ask: Callable[[Session], T]
+    is_answered: Callable[[T], bool]
