@@ -14,10 +14,12 @@ import orjson
 
 from qtasks.errors import DecodeError
 from qtasks.protocol.headers import render_options
-from qtasks.protocol.results import ResultView
+from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
 
 T = TypeVar("T")
+
+JSON = (("Content-Type", "application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,7 @@ def batch(messages: Sequence[Outgoing]) -> Call[list[Enqueued]]:
         }
         for each in messages
     ]
-    headers = (("Content-Type", "application/json"),)
-    return Call("POST", "/v2/batch", _list(Enqueued.from_json), headers, orjson.dumps(items))
+    return Call("POST", "/v2/batch", _list(Enqueued.from_json), JSON, orjson.dumps(items))
 
 
 def message(message_id: str) -> Call[MessageView]:
@@ -102,9 +103,7 @@ def set_queue(name: str, *, parallelism: int = 1, paused: bool | None = None) ->
     members: dict[str, object] = {"queueName": name, "parallelism": parallelism}
     if paused is not None:
         members["paused"] = paused
-    return Call(
-        "POST", "/v2/queues", _nothing, (("Content-Type", "application/json"),), orjson.dumps(members)
-    )
+    return Call("POST", "/v2/queues", _nothing, JSON, orjson.dumps(members))
 
 
 def delete_queue(name: str) -> Call[None]:
@@ -158,8 +157,34 @@ def dead_letter(dlq_id: str) -> Call[DeadLetter]:
 
 def result(task_id: str, wait_ms: int = 0) -> Call[ResultView]:
     """Ask what is known of a task, waiting up to `wait_ms` for its end."""
-    query = _query(wait=f"{wait_ms / 1000:g}s" if wait_ms else None)
-    return Call("GET", f"/qtasks/v1/results/{_segment(task_id)}{query}", _one(ResultView.from_json))
+    path = f"/qtasks/v1/results/{_segment(task_id)}"
+    return Call("GET", f"{path}{_wait(wait_ms)}", _one(ResultView.from_json))
+
+
+def settled(task_ids: Sequence[str], wait_ms: int = 0) -> Call[list[str]]:
+    """Ask which of some tasks have finished or are unknown, waiting up to `wait_ms` for the first of them."""
+    target = f"/qtasks/v1/results/query{_wait(wait_ms)}"
+    return Call("POST", target, _member("settled", list), JSON, orjson.dumps({"ids": list(task_ids)}))
+
+
+def forget_result(task_id: str) -> Call[bool]:
+    """Drop what is kept of a task; says whether there was anything."""
+    return Call("DELETE", f"/qtasks/v1/results/{_segment(task_id)}", _member("forgotten", bool))
+
+
+def report_progress(task_id: str, report: ProgressReport) -> Call[None]:
+    """Tell how far a task has come that is under way."""
+    target = f"/qtasks/v1/results/{_segment(task_id)}/progress"
+    return Call("POST", target, _nothing, JSON, orjson.dumps(report.to_json()))
+
+
+def cancel_task(task_id: str) -> Call[bool]:
+    """Call a task off; says whether it was under way and not called off before."""
+    return Call("POST", f"/qtasks/v1/tasks/{_segment(task_id)}/cancel", _member("cancelled", bool))
+
+
+def _wait(wait_ms: int) -> str:
+    return _query(wait=f"{wait_ms / 1000:g}s" if wait_ms else None)
 
 
 def _segment(text: str) -> str:
@@ -187,6 +212,10 @@ def _list(read: Callable[[Mapping[str, object]], T]) -> Callable[[bytes], list[T
         return [read(each) for each in items]
 
     return read_all
+
+
+def _member(key: str, make: Callable[[Any], T]) -> Callable[[bytes], T]:
+    return lambda body: make(_object(body)[key])
 
 
 def _page(key: str, read: Callable[[Mapping[str, object]], T]) -> Callable[[bytes], Page[T]]:

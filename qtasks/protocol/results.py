@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import orjson
 
+from qtasks.errors import InvalidValue
 from qtasks.protocol import json_fields as json
 
 FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"})
 SETTLED = FINAL_STATES | {"UNKNOWN"}  # nothing to wait for
 NOTE_LENGTH = 500
+LARGEST_AMOUNT = 2**53
 MOST_IDS = 1000
 """Of tasks that one question is about."""
 
@@ -28,6 +31,14 @@ class ProgressReport:
     total: float | None = None
     note: str | None = None
     reported_at: int | None = None
+
+    @classmethod
+    def of(cls, done: object, total: object = None, note: object = None) -> Self:
+        """Make a report of what a caller gave; raises `InvalidValue`. A long note is cut off."""
+        if note is not None and not isinstance(note, str):
+            raise InvalidValue(f"note must be a text, not {note!r:.32}")
+        text = None if note is None else note[:NOTE_LENGTH].encode("utf-8", "replace").decode()
+        return cls(_amount("done", done), None if total is None else _amount("total", total), text or None)
 
     def to_json(self) -> dict[str, object]:
         """Make the JSON object for orjson."""
@@ -102,3 +113,10 @@ _PROGRESS = (
     json.text("note", "note"),
     json.number("reported_at", "reportedAt"),
 )
+
+
+def _amount(name: str, value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or abs(value) > LARGEST_AMOUNT:
+        raise InvalidValue(f"{name} must be a number, not {value!r:.32}")
+    return value

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from typing import Any
 
 from starlette.responses import Response
 
-from qtasks.broker.api.bodies import read_object, text_member
+from qtasks.broker.api.bodies import read_object
 from qtasks.broker.api.routing import Call, json_response
 from qtasks.errors import BadRequest, InvalidValue
 from qtasks.protocol.durations import parse_duration_ms
-from qtasks.protocol.results import MOST_IDS, NOTE_LENGTH, ProgressReport
+from qtasks.protocol.results import MOST_IDS, ProgressReport
 
 LONGEST_WAIT_MS = 60_000
 
@@ -46,9 +44,10 @@ async def report(call: Call) -> Response:
     """Note how far a task has come; 404 if it is not under way."""
     call.query()
     members = await read_object(call, '{"done": 3, "total": 10, "note": "Importing"}')
-    note = text_member(members, "note")[:NOTE_LENGTH] or None
-    total = None if members.get("total") is None else _amount(members, "total")
-    progress = ProgressReport(_amount(members, "done"), total, note)
+    try:
+        progress = ProgressReport.of(members.get("done"), members.get("total"), members.get("note"))
+    except InvalidValue as error:
+        raise BadRequest(str(error)) from error
     await asyncio.to_thread(call.broker.results.report, {call.params["id"]: progress})
     return Response(status_code=200)
 
@@ -66,11 +65,3 @@ def _wait_ms(call: Call) -> int:
         return min(parse_duration_ms(text), LONGEST_WAIT_MS)
     except InvalidValue as error:
         raise BadRequest(f"wait: {error}") from error
-
-
-def _amount(members: dict[str, Any], key: str) -> float:
-    value = members.get(key)
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise BadRequest(f"{key} must be a number, not {value!r:.32}")
-    amount: float = value
-    return amount

@@ -141,7 +141,7 @@ async def test_a_task_that_is_not_under_way_takes_no_progress(client: httpx.Asyn
         (b"{}", "done must be a number, not None"),
         (b'{"done": true}', "done must be a number, not True"),
         (b'{"done": 1, "total": "9"}', "total must be a number, not '9'"),
-        (b'{"done": 1, "note": 9}', "note must be a string, not int"),
+        (b'{"done": 1, "note": 9}', "note must be a text, not 9"),
     ],
 )
 async def test_progress_that_is_none_is_refused(
