@@ -27,16 +27,20 @@ from qtasks.errors import (
     TaskDefinitionError,
     TaskFailed,
     TaskTimeout,
+    WaitRefused,
 )
 from qtasks.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from qtasks.home.app import QTasks
     from qtasks.settings import Settings
+    from qtasks.tasks.completed import as_completed
     from qtasks.tasks.context import Context, current
     from qtasks.tasks.default import task
     from qtasks.tasks.keys import Flow, Unique
+    from qtasks.tasks.progress import track
     from qtasks.tasks.queues import Queue
+    from qtasks.tasks.result_info import Progress, RemoteError, TaskInfo
     from qtasks.tasks.results import AsyncResult
     from qtasks.tasks.task import Task
 
@@ -44,13 +48,18 @@ _LAZY = {
     "AsyncResult": "qtasks.tasks.results",
     "Context": "qtasks.tasks.context",
     "Flow": "qtasks.tasks.keys",
+    "Progress": "qtasks.tasks.result_info",
     "QTasks": "qtasks.home.app",
     "Queue": "qtasks.tasks.queues",
+    "RemoteError": "qtasks.tasks.result_info",
     "Settings": "qtasks.settings",
     "Task": "qtasks.tasks.task",
+    "TaskInfo": "qtasks.tasks.result_info",
     "Unique": "qtasks.tasks.keys",
+    "as_completed": "qtasks.tasks.completed",
     "current": "qtasks.tasks.context",
     "task": "qtasks.tasks.default",
+    "track": "qtasks.tasks.progress",
 }
 
 __all__ = [
@@ -64,10 +73,12 @@ __all__ = [
     "Context",
     "EncodeError",
     "Flow",
+    "Progress",
     "QTasks",
     "QTasksError",
     "Queue",
     "Reject",
+    "RemoteError",
     "RequestError",
     "ResultError",
     "ResultTimeout",
@@ -77,11 +88,15 @@ __all__ = [
     "Task",
     "TaskDefinitionError",
     "TaskFailed",
+    "TaskInfo",
     "TaskTimeout",
     "Unique",
+    "WaitRefused",
     "__version__",
+    "as_completed",
     "current",
     "task",
+    "track",
 ]
 
 

@@ -247,8 +247,8 @@ class ResultError(QTasksError):
 class TaskFailed(ResultError):
     """The task failed for good.
 
-    `type`, `message` and `traceback` are those of the exception where it ran; `state` is the
-    task's final state.
+    `type`, `message` and `traceback` are those of the exception where it ran, as text;
+    `state` is the task's final state.
     """
 
     def __init__(self, *, task_id: str, state: str, type: str, message: str, traceback: str | None) -> None:
@@ -258,6 +258,8 @@ class TaskFailed(ResultError):
         self.type = type
         self.message = message
         self.traceback = traceback
+        if traceback:  # printed with this exception, if nobody catches it
+            self.add_note(f"where it ran:\n{traceback.rstrip()}")
 
 
 class ResultTimeout(ResultError, TimeoutError):

@@ -71,11 +71,9 @@ class Results:
         )
 
     def _wait(self, question: _Question[T], wait_ms: int) -> T:
-        found = self._database.look(question.ask)
-        if wait_ms <= 0 or question.is_answered(found):
-            return found
-        with self._waiters.expect(question.task_ids) as done:
-            # Again, now that no end can be missed.
+        if wait_ms <= 0:
+            return self._database.look(question.ask)
+        with self._waiters.expect(question.task_ids) as done:  # before the look, so that no end is missed
             found = self._database.look(question.ask)
             if question.is_answered(found):
                 return found
@@ -86,9 +84,8 @@ class Results:
         return self._database.look(question.ask)
 
     async def _await(self, question: _Question[T], wait_ms: int) -> T:
-        found = await self._database.read(question.ask)
-        if wait_ms <= 0 or question.is_answered(found):
-            return found
+        if wait_ms <= 0:
+            return await self._database.read(question.ask)
         with self._waiters.expect(question.task_ids) as done:
             found = await self._database.read(question.ask)
             if question.is_answered(found):

@@ -30,6 +30,7 @@ from qtasks.tasks.execution import Executor
 from qtasks.tasks.many import Collection
 from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
 from qtasks.tasks.packing import Packer
+from qtasks.tasks.progress import ProgressReporter
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.results import AsyncResult
@@ -195,6 +196,7 @@ class QTasks:
         """Make what goes by settings, home and clock."""
         self._signer: EnvelopeSigner | None = None
         self._executor: Executor | None = None
+        self._reporter = ProgressReporter(self._home.report_progress)
         self._caller = self._make_caller()
         self._webhook = Webhook(
             self._get_executor, keys=self._webhook_keys(), concurrency=self._concurrency, clock=self._clock
@@ -313,6 +315,7 @@ class QTasks:
                 clock=self._clock,
                 ids=self._ids,
                 go_on=self._caller.go_on,
+                report_progress=self._reporter.report,
                 redact=(*self._secrets(), *settings.signing_keys, settings.token or "", *self._stored_keys()),
             )
         return self._executor

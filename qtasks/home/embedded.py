@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,10 +26,11 @@ from qtasks.errors import BrokerFailed, BrokerUnreachable
 from qtasks.home.keys import keys_path, load_or_make_keys
 from qtasks.home.owner import Owner, OwnerSetup, open_broker
 from qtasks.home.ownership import Ownership, owner_socket
-from qtasks.protocol.results import ResultView
+from qtasks.home.questions import Question, about_one, about_some
+from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
-from qtasks.tasks.senders import batches
+from qtasks.tasks.senders import HttpSender, batches
 
 log = logging.getLogger("qtasks.home")
 
@@ -38,7 +40,21 @@ BUDGET_MS = 5000
 PAUSE_MS = 10
 TAKEOVER_MS = 500
 SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")
+LOOK_AGAIN_MS = 200  # without an owner nothing runs: look seldom whether one has come
 TRANSIENT_MS = 2000  # a guest that holds the lock for one call is gone by then
+
+
+@dataclass(frozen=True, slots=True)
+class _Forwarder:
+    """The way to an owner: for a moment, or to wait there for any number of tasks on one thread."""
+
+    socket: str
+    client: Client
+    waits: HttpSender
+
+    def close(self) -> None:
+        self.client.close()
+        self.waits.close()
 
 
 class EmbeddedHome:
@@ -50,7 +66,7 @@ class EmbeddedHome:
         self._clock = clock
         self._owner: Owner | None = None
         self._taking_over: asyncio.Task[None] | None = None
-        self._client: tuple[str, Client] | None = None
+        self._client: _Forwarder | None = None
         self._client_lock = threading.Lock()
         self._is_started = False
         self._has_warned = False
@@ -79,27 +95,100 @@ class EmbeddedHome:
 
     def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Say what is known of a task, waiting up to `wait_ms` for its end."""
-        ends_at = self._clock.monotonic() + wait_ms
-        while True:
-            found = self._result_within(task_id, max(0, ends_at - self._clock.monotonic()))
-            if found.is_final or found.state == "UNKNOWN" or self._clock.monotonic() >= ends_at:
-                return found
-            # Without an owner nothing runs: look again, seldom, whether one has come.
-            threading.Event().wait(0.2)
-
-    def _result_within(self, task_id: str, wait_ms: int) -> ResultView:
-        """Ask once; only a broker that delivers is worth waiting for."""
-        return self._ask(
-            lambda broker: broker.results.find(task_id, wait_ms if self.is_owner else 0),
-            lambda client: client.send(calls.result(task_id, min(wait_ms, BUDGET_MS))),
-        )
+        return self._wait(about_one(task_id), wait_ms)
 
     async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Do what `result` does, on an event loop."""
+        return await self._await(about_one(task_id), wait_ms)
+
+    def settled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        """Give those tasks that have finished or are unknown, waiting for the first of them."""
+        return self._wait(about_some(task_ids), wait_ms)
+
+    async def asettled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        """Do what `settled` does, on an event loop."""
+        return await self._await(about_some(task_ids), wait_ms)
+
+    def cancel(self, task_id: str) -> bool:
+        """Call a task off; say whether it was under way and not called off before."""
+        return self._ask(
+            lambda broker: broker.cancel_task(task_id),
+            lambda client: client.send(calls.cancel_task(task_id)),
+        )
+
+    async def acancel(self, task_id: str) -> bool:
+        """Do what `cancel` does, on an event loop."""
+        return await asyncio.to_thread(self.cancel, task_id)
+
+    def forget(self, task_id: str) -> bool:
+        """Drop the value or error that is kept of a task; say whether there was one."""
+        return self._ask(
+            lambda broker: broker.results.forget(task_id),
+            lambda client: client.send(calls.forget_result(task_id)),
+        )
+
+    async def aforget(self, task_id: str) -> bool:
+        """Do what `forget` does, on an event loop."""
+        return await asyncio.to_thread(self.forget, task_id)
+
+    def stall(self) -> str | None:
+        """Say that nobody runs the tasks, in a server that does not either: its lifespan was forgotten."""
+        if self._owner is not None or not self._is_idle_server() or owner_socket(self._path) is not None:
+            return None
+        return (
+            f"no process runs the tasks of {self._path}: pass lifespan=tasks.lifespan to your app, or give a "
+            "timeout if another process is about to run them"
+        )
+
+    def report_progress(self, reports: Mapping[str, ProgressReport]) -> None:
+        """Note how far tasks have come; only the owner runs any."""
         owner = self._owner
         if owner is not None:
-            return await owner.broker.results.afind(task_id, wait_ms)
-        return await asyncio.to_thread(self.result, task_id, wait_ms)
+            owner.broker.results.report(reports)
+
+    def _wait(self, question: Question[T], wait_ms: int) -> T:
+        ends_at = self._clock.monotonic() + wait_ms
+        while True:
+            found = self._once(question, max(0, ends_at - self._clock.monotonic()))
+            if question.is_answered(found) or self._clock.monotonic() >= ends_at:
+                return found
+            self._say_that_nobody_runs()
+            threading.Event().wait(LOOK_AGAIN_MS / 1000)
+
+    def _once(self, question: Question[T], wait_ms: int) -> T:
+        """Ask once; only a broker that delivers is worth waiting for."""
+        return self._ask(
+            lambda broker: question.here(broker, wait_ms if self.is_owner else 0),
+            lambda client: client.send(question.there(min(wait_ms, BUDGET_MS))),
+        )
+
+    async def _await(self, question: Question[T], wait_ms: int) -> T:
+        ends_at = self._clock.monotonic() + wait_ms
+        while True:
+            found = await self._aonce(question, max(0, ends_at - self._clock.monotonic()))
+            if question.is_answered(found) or self._clock.monotonic() >= ends_at:
+                return found
+            self._say_that_nobody_runs()
+            await self._clock.sleep(LOOK_AGAIN_MS)
+
+    async def _aonce(self, question: Question[T], wait_ms: int) -> T:
+        """Ask once; whoever waits takes up no thread, of which an event loop has few."""
+        owner = self._owner
+        if owner is not None:
+            try:
+                return await question.ahere(owner.broker, wait_ms)
+            except BrokerFailed:
+                if owner is self._owner:
+                    raise
+        elif wait_ms:
+            socket = await asyncio.to_thread(owner_socket, self._path)
+            if socket is not None:
+                try:
+                    waits = self._forwarder(socket).waits
+                    return await waits.aask_once(question.there(wait_ms), wait_ms)
+                except BrokerUnreachable:
+                    pass  # it has just died, or is about to listen
+        return await asyncio.to_thread(self._once, question, 0)
 
     def _ask(self, here: Callable[[Broker], T], there: Callable[[Client], T]) -> T:
         """Do it as the owner, through the owner, or as the owner for a moment."""
@@ -116,7 +205,7 @@ class EmbeddedHome:
             socket = owner_socket(self._path)
             if socket is not None:
                 try:
-                    return there(self._forwarder(socket))
+                    return there(self._forwarder(socket).client)
                 except BrokerUnreachable:
                     pass  # it has just died, or is about to listen; whoever is there next is asked
             ownership = Ownership.try_acquire(self._path)
@@ -139,24 +228,35 @@ class EmbeddedHome:
         finally:
             broker.database.close()
 
-    def _forwarder(self, socket: str) -> Client:
+    def _forwarder(self, socket: str) -> _Forwarder:
         with self._client_lock:
-            if self._client is None or self._client[0] != socket:
+            if self._client is None or self._client.socket != socket:
                 keys = load_or_make_keys(keys_path(self._path), self._setup.ids)
                 client = Client("", keys.token, socket=socket, timeout=BUDGET_MS * 2 / 1000)
+                waits = HttpSender("", keys.token, socket=socket, clock=self._clock)
                 weakref.finalize(self, client.close)
-                self._client = (socket, client)
-            return self._client[1]
+                self._client = _Forwarder(socket, client, waits)
+            return self._client
+
+    def _is_idle_server(self) -> bool:
+        return not self._is_started and any(each in sys.modules for each in SERVERS)
 
     def _warn_if_nobody_runs(self) -> None:
         """Say once, in a server, that it enqueues what nobody will run: its lifespan was forgotten."""
-        if self._has_warned or self._is_started or not any(each in sys.modules for each in SERVERS):
+        if self._has_warned or not self._is_idle_server():
             return
         self._has_warned = True
         log.warning(
             "tasks are stored in %s, but no process runs them yet: pass lifespan=tasks.lifespan to your app",
             self._path,
         )
+
+    def _say_that_nobody_runs(self) -> None:
+        """Say once, where somebody waits for a task, that it will not run before the app is started."""
+        if self._has_warned or self._is_started or owner_socket(self._path) is not None:
+            return
+        self._has_warned = True
+        log.warning("waiting for a task of %s, but no process runs them yet: start the app", self._path)
 
     # --- as owner --------------------------------------------------------------------------------
 
@@ -211,7 +311,7 @@ class EmbeddedHome:
         with self._client_lock:
             client, self._client = self._client, None
         if client is not None:
-            client[1].close()
+            client.close()
 
     def abandon(self) -> None:
         """Give the file up at the end of the process, when the app's loop is gone already."""

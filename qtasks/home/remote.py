@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
+from qtasks.client import calls
 from qtasks.clock import Clock
-from qtasks.errors import ConfigurationError
-from qtasks.protocol.results import ResultView
+from qtasks.errors import ConfigurationError, RequestError
+from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
 from qtasks.tasks.senders import HttpSender
@@ -35,11 +37,45 @@ class RemoteHome:
 
     def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Say what is known of a task, waiting up to `wait_ms` for its end."""
-        return self._checked().result(task_id, wait_ms)
+        return self._checked().ask(calls.result(task_id, wait_ms), wait_ms)
 
     async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Do what `result` does, on an event loop."""
-        return await self._checked().aresult(task_id, wait_ms)
+        return await self._checked().aask(calls.result(task_id, wait_ms), wait_ms)
+
+    def settled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        """Give those tasks that have finished or are unknown, waiting for the first of them."""
+        return self._checked().ask(calls.settled(task_ids, wait_ms), wait_ms)
+
+    async def asettled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        """Do what `settled` does, on an event loop."""
+        return await self._checked().aask(calls.settled(task_ids, wait_ms), wait_ms)
+
+    def cancel(self, task_id: str) -> bool:
+        """Call a task off; say whether it was under way and not called off before."""
+        return self._checked().ask(calls.cancel_task(task_id))
+
+    async def acancel(self, task_id: str) -> bool:
+        """Do what `cancel` does, on an event loop."""
+        return await self._checked().aask(calls.cancel_task(task_id))
+
+    def forget(self, task_id: str) -> bool:
+        """Drop the value or error that is kept of a task; say whether there was one."""
+        return self._checked().ask(calls.forget_result(task_id))
+
+    async def aforget(self, task_id: str) -> bool:
+        """Do what `forget` does, on an event loop."""
+        return await self._checked().aask(calls.forget_result(task_id))
+
+    def stall(self) -> str | None:
+        """Nothing is known here of who runs the tasks."""
+        return None
+
+    def report_progress(self, reports: Mapping[str, ProgressReport]) -> None:
+        """Note how far tasks have come; one that has finished meanwhile is passed over."""
+        for task_id, report in reports.items():
+            with suppress(RequestError):
+                self._checked().ask(calls.report_progress(task_id, report))
 
     async def start(self) -> None:
         """Check the settings; there is nothing to run here."""

@@ -27,7 +27,7 @@ from qtasks.errors import (
 )
 from qtasks.ids import Ids
 from qtasks.tasks.answers import CONTINUED, NON_RETRYABLE, UNCOUNTED, Answer, describe, problem, uncounted
-from qtasks.tasks.context import CURRENT, Context, make_context
+from qtasks.tasks.context import CURRENT, Context, ReportProgress, make_context
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
 from qtasks.tasks.hooks import hooks_of, tell
 from qtasks.tasks.limits import await_within, thread_within
@@ -84,7 +84,8 @@ class Executor:
     """Executes deliveries on the loop it is called on; plain functions on its own threads.
 
     `destination` is the app's own address, `layers` what it says of its tasks. `redact` are secrets
-    that must not leave in an error. `go_on` enqueues a call anew and gives the message's id.
+    that must not leave in an error. `go_on` enqueues a call anew and gives the message's id. Without
+    `report_progress`, what tasks say of theirs is dropped.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Executor:
         layers: Layers = NO_LAYERS,
         redact: Sequence[str] = (),
         go_on: GoOn | None = None,
+        report_progress: ReportProgress | None = None,
     ) -> None:
         self._go_on = go_on
         self._find = find
@@ -109,6 +111,7 @@ class Executor:
         self._ids = ids or Ids()
         self._layers = layers
         self._redact = [each for each in redact if each]
+        self._report_progress = report_progress
         self._running: set[str] = set()
         self.is_draining = False
 
@@ -201,6 +204,7 @@ class Executor:
             timeout_ms=envelope.timeout_ms,
             headers=delivery.headers,
             clock=self._clock,
+            report=self._report_progress,
         )
         CURRENT.set(context)
         first = (context,) if task.is_bound else ()

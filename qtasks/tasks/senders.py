@@ -18,11 +18,10 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from qtasks.client.calls import Call, batch, result, send
+from qtasks.client.calls import Call, batch, send
 from qtasks.client.clients import AsyncClient
 from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, BrokerUnreachable, RequestError
-from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
 
@@ -65,11 +64,15 @@ class HttpSender:
     """Sends over HTTP from one loop thread of its own, over a few connections that stay open.
 
     So `delay` works on any thread and inside a running loop, and no client dies with its loop. Each
-    message bears a deduplication id: what got no answer is sent again within the budget.
+    message bears a deduplication id: what got no answer is sent again within the budget. With a `socket`
+    it speaks to an embedded broker, and there is no URL.
     """
 
-    def __init__(self, url: str, token: str, *, clock: Clock, budget_ms: int = BUDGET_MS) -> None:
+    def __init__(
+        self, url: str, token: str, *, socket: str | None = None, clock: Clock, budget_ms: int = BUDGET_MS
+    ) -> None:
         self._url = url
+        self._socket = socket
         self._token = token
         self._clock = clock
         self._budget_ms = budget_ms
@@ -87,13 +90,17 @@ class HttpSender:
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         return await asyncio.wrap_future(self.submit(messages))
 
-    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        """Ask what is known of a task, waiting up to `wait_ms` for its end."""
-        return self._loop_thread().start(self._ask(task_id, wait_ms)).result()
+    def ask(self, call: Call[T], wait_ms: int = 0) -> T:
+        """Carry out an operation, again and again until the budget is spent; it may wait `wait_ms` itself."""
+        return self._loop_thread().start(self._ask(call, wait_ms)).result()
 
-    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        """Do what `result` does, on an event loop."""
-        return await asyncio.wrap_future(self._loop_thread().start(self._ask(task_id, wait_ms)))
+    async def aask(self, call: Call[T], wait_ms: int = 0) -> T:
+        """Do what `ask` does without blocking the event loop."""
+        return await asyncio.wrap_future(self._loop_thread().start(self._ask(call, wait_ms)))
+
+    async def aask_once(self, call: Call[T], wait_ms: int = 0) -> T:
+        """Carry out an operation once; raises `BrokerUnreachable` if there is no answer."""
+        return await asyncio.wrap_future(self._loop_thread().start(self._ask_once(call, wait_ms)))
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -149,10 +156,17 @@ class HttpSender:
             for each, answer in zip(tickets, answers, strict=True):
                 each.settle(answer)
 
-    async def _ask(self, task_id: str, wait_ms: int) -> ResultView:
+    async def _ask(self, call: Call[T], wait_ms: int) -> T:
         # Waiters have a client of their own: they must not take the connections of enqueues.
-        call = result(task_id, wait_ms)
-        return await self._within_budget(call, patience_ms=wait_ms + LONG_POLL_MARGIN_MS, waits=True)
+        patience_ms = wait_ms + LONG_POLL_MARGIN_MS if wait_ms else 0
+        return await self._within_budget(call, patience_ms, waits=True)
+
+    async def _ask_once(self, call: Call[T], wait_ms: int) -> T:
+        try:
+            async with asyncio.timeout((wait_ms + LONG_POLL_MARGIN_MS) / 1000):
+                return await self._loop_thread().waiting_client.send(call)
+        except TimeoutError as error:
+            raise self._unreachable(error) from error
 
     async def _within_budget(self, call: Call[T], patience_ms: int = 0, *, waits: bool = False) -> T:
         """Send, and send again after a lost answer, until the budget is spent."""
@@ -184,7 +198,7 @@ class HttpSender:
     def _loop_thread(self) -> _LoopThread:
         with self._lock:
             if self._thread is None:
-                self._thread = _LoopThread(self._url, self._token)
+                self._thread = _LoopThread(self._url, self._token, self._socket)
                 weakref.finalize(self, _stop, self._thread, os.getpid())
             return self._thread
 
@@ -239,14 +253,13 @@ class _Waiting:
 class _LoopThread:
     """A daemon thread that runs an event loop, and the HTTP clients that live on it."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, socket: str | None) -> None:
         self.waiting = _Waiting()
         self._loop = asyncio.new_event_loop()
         timeout = httpx.Timeout(None, connect=2.0)
-        self.client = AsyncClient(
-            url, token, limits=httpx.Limits(max_connections=CONNECTIONS), timeout=timeout
-        )
-        self.waiting_client = AsyncClient(url, token, limits=httpx.Limits(), timeout=timeout)
+        few, any_number = httpx.Limits(max_connections=CONNECTIONS), httpx.Limits()
+        self.client = AsyncClient(url, token, socket=socket, limits=few, timeout=timeout)
+        self.waiting_client = AsyncClient(url, token, socket=socket, limits=any_number, timeout=timeout)
         self._thread = threading.Thread(target=self._loop.run_forever, name="qtasks-sender", daemon=True)
         self._thread.start()
 

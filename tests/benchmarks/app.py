@@ -34,6 +34,11 @@ async def stamp(text: str) -> None:
     starts.append(time.monotonic())
 
 
+@tasks.task(queue="bench")
+async def echo(text: str) -> str:
+    return text
+
+
 async def progress(request: Request) -> JSONResponse:
     return JSONResponse({"done": done, "starts": starts, "pid": os.getpid()})
 

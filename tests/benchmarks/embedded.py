@@ -87,6 +87,17 @@ def latencies_ms() -> tuple[float, float]:
     return percentile(waits, 0.5), percentile(waits, 0.99)
 
 
+async def round_trips_ms() -> tuple[float, float]:
+    """From the call of `.adelay()` to what the task returned, when nothing else goes on."""
+    spans = []
+    for _ in range(STAMPS):
+        called_at = time.perf_counter()
+        await (await target.echo.adelay(TEXT)).aget(timeout=10)
+        spans.append(1000 * (time.perf_counter() - called_at))
+        await asyncio.sleep(0.005)
+    return percentile(spans, 0.5), percentile(spans, 0.99)
+
+
 def main() -> None:
     host = Host()
     home: Any = target.tasks._home
@@ -97,6 +108,7 @@ def main() -> None:
     target.noop.delay(TEXT)
     wait_until_done(1)
     p50, p99 = latencies_ms()
+    result_p50, result_p99 = host.run(round_trips_ms())
     pause(True)
     figures = {
         "delay_1": calls_per_second(target.noop.delay, 1, SINGLE),
@@ -110,6 +122,8 @@ def main() -> None:
         "plain_tasks": drain_rate(target.plain, pause),
         "latency_p50_ms": p50,
         "latency_p99_ms": p99,
+        "result_p50_ms": result_p50,
+        "result_p99_ms": result_p99,
         "rss_mib": rss_mib(),
     }
     host.close()
