@@ -27,11 +27,20 @@ IDLE_S = 10
 class ProgressReporter:
     """Takes reports from any thread or loop, without waiting, and hands on the newest of each task.
 
-    `send` may block and raise. The thread that calls it is there for as long as something is told.
+    `send` may block and raise. The thread that calls it pauses for `pause_s` each time, and ends once
+    nothing was told for `idle_s`.
     """
 
-    def __init__(self, send: Callable[[Mapping[str, ProgressReport]], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[Mapping[str, ProgressReport]], None],
+        *,
+        pause_s: float = PAUSE_S,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self._send = send
+        self._pause_s = pause_s
+        self._idle_s = idle_s
         self._begin()
         call_after_fork(self._begin)
 
@@ -65,10 +74,10 @@ class ProgressReporter:
             log.exception("progress was not told")
 
     def _run(self) -> None:
-        while self._told.wait(IDLE_S) or not self._has_ended():
+        while self._told.wait(self._idle_s) or not self._has_ended():
             self._told.clear()
             self.step()
-            threading.Event().wait(PAUSE_S)
+            threading.Event().wait(self._pause_s)
 
     def _has_ended(self) -> bool:
         """End the thread, unless something was told at this very moment."""

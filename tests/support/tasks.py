@@ -11,6 +11,7 @@ import orjson
 from qtasks.clock import Clock, ManualClock
 from qtasks.errors import ConfigurationError
 from qtasks.ids import Ids
+from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.signature import sign
 from qtasks.tasks.answers import Answer
 from qtasks.tasks.calling import Caller
@@ -49,6 +50,8 @@ class Workshop:
         self.ran: list[object] = []
         self.signer = EnvelopeSigner(secrets)
         self.registry = Registry()
+        self.reports: list[tuple[str, ProgressReport]] = []
+        """What tasks have told of their progress."""
         self.executor = Executor(
             self.registry.find,
             signer=self.signer,
@@ -57,6 +60,7 @@ class Workshop:
             clock=self.clock,
             layers=layers,
             redact=redact,
+            report_progress=lambda task_id, report: self.reports.append((task_id, report)),
         )
         self._ids = Ids.seeded(1)
 
@@ -94,6 +98,37 @@ class Workshop:
         }
         good |= {name.replace("_", "-"): value for name, value in changes.items()}
         return {name: value for name, value in good.items() if value is not None}
+
+
+class NoResults:
+    """A source of results that nobody asks; a test adds what it is asked."""
+
+    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        raise NotImplementedError
+
+    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
+        return self.result(task_id, wait_ms)
+
+    def settled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        raise NotImplementedError
+
+    async def asettled(self, task_ids: Sequence[str], wait_ms: int = 0) -> list[str]:
+        return self.settled(task_ids, wait_ms)
+
+    def cancel(self, task_id: str) -> bool:
+        raise NotImplementedError
+
+    async def acancel(self, task_id: str) -> bool:
+        return self.cancel(task_id)
+
+    def forget(self, task_id: str) -> bool:
+        raise NotImplementedError
+
+    async def aforget(self, task_id: str) -> bool:
+        return self.forget(task_id)
+
+    def stall(self) -> str | None:
+        return None
 
 
 def _nobody_calls() -> Caller:

@@ -12,7 +12,6 @@ from qtasks.clock import ManualClock
 from qtasks.errors import BrokerUnreachable
 from qtasks.ids import Ids
 from qtasks.protocol.headers import Options
-from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import EnvelopeSigner
@@ -22,6 +21,7 @@ from qtasks.tasks.packing import Packer
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.senders import BATCH_BYTES, BATCH_MESSAGES, batches
 from qtasks.tasks.task import Task, make_task
+from tests.support.tasks import NoResults
 
 URL = "https://app.example/qtasks/run"
 
@@ -44,12 +44,6 @@ class Line:
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         return self.send(messages)
 
-    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        raise NotImplementedError
-
-    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        raise NotImplementedError
-
 
 @pytest.fixture
 def line() -> Line:
@@ -68,7 +62,7 @@ def caller(line: Line) -> Caller:
         clock=clock,
         ids=Ids.seeded(1),
     )
-    return Caller(line, line, packer, clock)
+    return Caller(line, NoResults(), packer, clock)
 
 
 @pytest.fixture

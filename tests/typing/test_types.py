@@ -11,12 +11,24 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_type
 
-from qtasks import AsyncResult, Context, QTasks, Queue, current, task
+from qtasks import (
+    AsyncResult,
+    Context,
+    Progress,
+    QTasks,
+    Queue,
+    RemoteError,
+    TaskInfo,
+    as_completed,
+    current,
+    task,
+    track,
+)
 from tests.support import ROOT, require
 
 WRONG = Path(__file__).with_name("wrong_calls.py")
@@ -103,6 +115,36 @@ async def types_of_a_coroutine() -> None:
     assert_type(await (await greet.adelay("a")).aget(), str)
     assert_type(await greet.adelay_many([greet.call("a", loud=True)]), list[AsyncResult[str]])
     assert_type(await greet.with_options(queue="slow").adelay("a"), AsyncResult[str])
+
+
+def takes_anything(result: AsyncResult[object]) -> None: ...
+
+
+def types_of_results() -> None:
+    result = add.delay(1)
+    assert_type(result.result, int | None)
+    assert_type(result.info(), TaskInfo[int])
+    assert_type(result.info().result, int | None)
+    assert_type(result.error, RemoteError | None)
+    assert_type(result.progress, Progress | None)
+    assert_type(result.get(timeout=1, allow_in_task=True), int)
+    assert_type(result.cancel(), bool)
+    takes_anything(result)
+    for each in as_completed([result, result], timeout=1):
+        assert_type(each, AsyncResult[int])
+
+
+async def types_of_awaited_results() -> None:
+    result = await greet.adelay("a")
+    assert_type(await result.ainfo(), TaskInfo[str])
+    assert_type(await result.acancel(), bool)
+    async for each in as_completed([result]):
+        assert_type(await each.aget(timeout=0), str)
+
+
+def types_of_tracked_loops(rows: list[bytes], stream: AsyncIterator[bytes]) -> None:
+    assert_type(track(rows, "Importing"), Iterator[bytes])
+    assert_type(track(stream, total=3), AsyncIterator[bytes])
 
 
 def types_of_options() -> None:

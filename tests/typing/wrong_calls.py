@@ -98,6 +98,9 @@ def wrong(context: Context) -> None:
     Queue(retrys=1)  # error: call-arg
     tasks.send(add)  # error: arg-type
     text: str = add.delay(1).get()  # error: assignment
+    text = add.delay(1).info().result  # error: assignment
+    print(add.delay(1).state == "SUCCESS")  # error: comparison-overlap
+    add.delay(1).result = 3  # error: misc
     greet.delay("a", True)  # error: call-arg
     greet.delay(1)  # error: arg-type
     count.delay("1")  # error: arg-type
