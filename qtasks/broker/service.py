@@ -195,8 +195,7 @@ class Broker:
         now = self.clock.now()
 
         def work(session: Session) -> cancelling.CalledOff:
-            found = results.pending_message(session, task_id)
-            return cancelling.cancel(session, () if found is None else [found], now)
+            return cancelling.cancel(session, results.pending_messages(session, task_id), now)
 
         called_off = self.database.run(work)
         self.waiters.finish(called_off.task_ids)

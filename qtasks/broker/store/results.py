@@ -70,23 +70,21 @@ def find_settled(session: Session, task_ids: Sequence[str], now: int) -> list[st
     return [task_id for (task_id,) in session.all("result_settled", wanted)]
 
 
-def pending_message(session: Session, task_id: str) -> str | None:
-    """Give the id of the message with which a task is under way; None if it is not."""
-    row = session.one("message_of_task", {"task_id": task_id})
-    return None if row is None else row[0]
+def pending_messages(session: Session, task_id: str) -> list[str]:
+    """Give the ids of the messages with which a task is under way, newest first; none if it is not."""
+    return [row[0] for row in session.all("messages_of_task", {"task_id": task_id})]
 
 
 def report_progress(session: Session, reports: Mapping[str, ProgressReport], now: int) -> list[str]:
     """Note how far tasks have come; give those that took it, without those that are not under way."""
-    rows = []
-    known = []
-    for task_id, report in reports.items():
-        row = session.one("message_of_task", {"task_id": task_id})
-        if row is not None:
-            rows.append({"message": row[1], "report": orjson.dumps(report.to_json()), "now": now})
-            known.append(task_id)
+    found = {task_id: session.one("messages_of_task", {"task_id": task_id}) for task_id in reports}
+    under_way = {task_id: row[1] for task_id, row in found.items() if row is not None}
+    rows = [
+        {"message": seq, "report": orjson.dumps(reports[task_id].to_json()), "now": now}
+        for task_id, seq in under_way.items()
+    ]
     session.insert_many("progress_set", rows)
-    return known
+    return list(under_way)
 
 
 def forget_result(session: Session, task_id: str) -> bool:

@@ -124,12 +124,12 @@ def test_a_task_called_off_has_settled(store: Verbs) -> None:
 def test_the_message_of_a_task_is_found_while_it_is_under_way(store: Verbs) -> None:
     message_id = store.enqueue(task_id="tsk_1")
 
-    def found() -> str | None:
-        return store.database.look(lambda session: results.pending_message(session, "tsk_1"))
+    def found() -> list[str]:
+        return store.database.look(lambda session: results.pending_messages(session, "tsk_1"))
 
-    assert found() == message_id
+    assert found() == [message_id]
     store.deliver(store.claim_one())
-    assert found() is None
+    assert found() == []
 
 
 # --- what outlives a result -----------------------------------------------------------------------

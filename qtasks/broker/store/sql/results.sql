@@ -30,14 +30,13 @@ WHERE task_id IN (SELECT task_id FROM results WHERE expires_at <= :now ORDER BY 
 DELETE FROM results
 WHERE task_id = :task_id
 
--- name: message_of_task
--- The one that has not finished: a task has several where it was run again.
+-- name: messages_of_task
+-- Those that have not finished, newest first: a task that goes on under its id has two for a moment.
 SELECT m.id, p.seq
 FROM messages m
 JOIN pending p ON p.seq = m.seq
 WHERE m.task_id = :task_id
 ORDER BY m.seq DESC
-LIMIT 1
 
 -- name: progress_set
 INSERT INTO progress (message, report, reported_at)
