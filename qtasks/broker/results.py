@@ -15,14 +15,17 @@ from qtasks.broker.store import results
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
-from qtasks.errors import NotFound
+from qtasks.errors import BrokerUnavailable, NotFound
 from qtasks.protocol.results import ProgressReport, ResultView
 
 T = TypeVar("T")
 
 
 class Results:
-    """Says what is known of tasks. Safe to call from any thread; `a…` is for event loops."""
+    """Says what is known of tasks. Safe to call from any thread; `a…` is for event loops.
+
+    Whoever waits while the broker shuts down is told so, by `BrokerUnavailable`.
+    """
 
     def __init__(self, database: Database, clock: Clock, waiters: Waiters) -> None:
         self._database = database
@@ -81,7 +84,7 @@ class Results:
                 done.result(wait_ms / 1000)
             except FutureTimeout:
                 pass
-        return self._database.look(question.ask)
+        return self._checked(question, self._database.look(question.ask))
 
     async def _await(self, question: _Question[T], wait_ms: int) -> T:
         if wait_ms <= 0:
@@ -93,7 +96,13 @@ class Results:
             arrival = asyncio.wrap_future(done)
             await asyncio.wait({arrival}, timeout=wait_ms / 1000)
             arrival.cancel()
-        return await self._database.read(question.ask)
+        return self._checked(question, await self._database.read(question.ask))
+
+    def _checked(self, question: _Question[T], found: T) -> T:
+        """Raise `BrokerUnavailable` where a wait was cut short: asked again at once, it would be no wait."""
+        if self._waiters.is_closed and not question.is_answered(found):
+            raise BrokerUnavailable("the broker is shutting down; repeat in a moment", retry_after=1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

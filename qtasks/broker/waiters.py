@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 
@@ -14,12 +14,15 @@ class Waiters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Future[None]]] = {}
+        self.is_closed = False
 
     @contextmanager
     def expect(self, task_ids: Sequence[str]) -> Iterator[Future[None]]:
         """Give a future that is done once one of the tasks is; it is forgotten at the end of the block."""
         future: Future[None] = Future()
         with self._lock:
+            if self.is_closed:
+                future.set_result(None)
             for task_id in task_ids:
                 self._waiting.setdefault(task_id, set()).add(future)
         try:
@@ -41,6 +44,17 @@ class Waiters:
             return
         with self._lock:
             done = [each for task_id in task_ids for each in self._waiting.get(task_id, ())]
-        for future in done:
-            with suppress(InvalidStateError):
-                future.set_result(None)
+        _complete(done)
+
+    def close(self) -> None:
+        """Let nobody wait any more: no task ends here from now on."""
+        with self._lock:
+            self.is_closed = True
+            done = [each for futures in self._waiting.values() for each in futures]
+        _complete(done)
+
+
+def _complete(futures: Iterable[Future[None]]) -> None:
+    for future in futures:
+        with suppress(InvalidStateError):
+            future.set_result(None)

@@ -22,7 +22,7 @@ from qtasks.broker.service import Broker
 from qtasks.client import calls
 from qtasks.client.clients import Client
 from qtasks.clock import Clock
-from qtasks.errors import BrokerFailed, BrokerUnreachable
+from qtasks.errors import BrokerFailed, BrokerUnavailable, BrokerUnreachable
 from qtasks.home.keys import keys_path, load_or_make_keys
 from qtasks.home.owner import Owner, OwnerSetup, open_broker
 from qtasks.home.ownership import Ownership, owner_socket
@@ -157,10 +157,15 @@ class EmbeddedHome:
 
     def _once(self, question: Question[T], wait_ms: int) -> T:
         """Ask once; only a broker that delivers is worth waiting for."""
-        return self._ask(
-            lambda broker: question.here(broker, wait_ms if self.is_owner else 0),
-            lambda client: client.send(question.there(min(wait_ms, BUDGET_MS))),
-        )
+        try:
+            return self._ask(
+                lambda broker: question.here(broker, wait_ms if self.is_owner else 0),
+                lambda client: client.send(question.there(min(wait_ms, BUDGET_MS))),
+            )
+        except BrokerUnavailable:  # it is shutting down: whoever is there next is waited for
+            if not wait_ms:
+                raise
+            return self._once(question, 0)
 
     async def _await(self, question: Question[T], wait_ms: int) -> T:
         ends_at = self._clock.monotonic() + wait_ms
@@ -177,17 +182,16 @@ class EmbeddedHome:
         if owner is not None:
             try:
                 return await question.ahere(owner.broker, wait_ms)
-            except BrokerFailed:
+            except (BrokerFailed, BrokerUnavailable):
                 if owner is self._owner:
                     raise
         elif wait_ms:
-            socket = await asyncio.to_thread(owner_socket, self._path)
-            if socket is not None:
-                try:
-                    waits = self._forwarder(socket).waits
+            waits = await asyncio.to_thread(self._waits_at_owner)
+            try:
+                if waits is not None:
                     return await waits.aask_once(question.there(wait_ms), wait_ms)
-                except BrokerUnreachable:
-                    pass  # it has just died, or is about to listen
+            except (BrokerUnreachable, BrokerUnavailable):
+                pass  # it has just died, is shutting down, or is about to listen
         return await asyncio.to_thread(self._once, question, 0)
 
     def _ask(self, here: Callable[[Broker], T], there: Callable[[Client], T]) -> T:
@@ -237,6 +241,10 @@ class EmbeddedHome:
                 weakref.finalize(self, client.close)
                 self._client = _Forwarder(socket, client, waits)
             return self._client
+
+    def _waits_at_owner(self) -> HttpSender | None:
+        socket = owner_socket(self._path)
+        return None if socket is None else self._forwarder(socket).waits
 
     def _is_idle_server(self) -> bool:
         return not self._is_started and any(each in sys.modules for each in SERVERS)

@@ -198,13 +198,16 @@ class Owner:
         await self._node.stop(grace_ms)
 
     async def _close(self) -> None:
+        # First, so that guests look for the next owner instead of knocking here in vain.
+        await asyncio.to_thread(Path(self._socket_path).unlink, missing_ok=True)
+        self.broker.waiters.close()
         for each in self._listeners:
             await each.stop()
         await asyncio.to_thread(self._close_store)
         await self._loop.shutdown_default_executor()
 
     def _close_store(self) -> None:
-        Path(self._socket_path).unlink(missing_ok=True)
+        Path(self._socket_path).unlink(missing_ok=True)  # not so yet where it is abandoned
         self.broker.database.close()
 
 

@@ -72,13 +72,16 @@ def owner_socket(database: Path) -> str | None:
     """Say where the owner listens; None if it does not, or not yet, or the note is of a dead one."""
     with _guard:
         own = _owned.get(database)
-        if own is not None:
-            return own.socket_path
-        try:
-            # Opening and closing is safe here: this process holds no lock on the file.
-            note = json.loads(lock_path(database).read_bytes() or b"{}")
-        except (OSError, ValueError):
-            return None
+        path = own.socket_path if own is not None else _noted_socket(database)
+    return path if path is not None and os.path.exists(path) else None
+
+
+def _noted_socket(database: Path) -> str | None:
+    try:
+        # Opening and closing is safe here: this process holds no lock on the file.
+        note = json.loads(lock_path(database).read_bytes() or b"{}")
+    except (OSError, ValueError):
+        return None
     path = note.get("socket")
     return path if isinstance(path, str) else None
 

@@ -127,6 +127,7 @@ class Server:
             self._say("draining: deliveries in flight may end, new requests are told to come back")
             broker.is_draining = True
             returned = await self._drain(node)
+            broker.waiters.close()
             await self._clock.sleep(self._setup.linger_ms)
             await listener.stop()
             self._say(f"stopped; {returned} deliveries handed back")

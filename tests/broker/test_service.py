@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from qtasks.broker.service import Broker
 from qtasks.broker.store.records import Reply
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
-from qtasks.errors import BadRequest, QuotaExceeded, RequestError
+from qtasks.errors import BadRequest, BrokerUnavailable, QuotaExceeded, RequestError
 from qtasks.ids import Ids
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
 from tests.support.broker import APP, HOOK, WIDE, Rig
+from tests.support.homes import until
 
 SOON_S = 10
 
@@ -123,6 +125,21 @@ async def test_many_can_wait_for_one_task(rig: Rig) -> None:
         each.join(SOON_S)
 
     assert states == ["SUCCEEDED"] * 8
+
+
+async def test_who_waits_is_told_that_the_broker_shuts_down(rig: Rig) -> None:
+    rig.call("tsk_1")
+    waiting = asyncio.create_task(rig.broker.results.afind("tsk_1", 60_000))
+    await until(lambda: rig.broker.waiters._waiting)
+
+    rig.broker.waiters.close()
+
+    for ask in (lambda: waiting, lambda: rig.broker.results.asettled(["tsk_1"], 60_000)):
+        with pytest.raises(BrokerUnavailable, match="the broker is shutting down; repeat in a moment"):
+            await ask()
+    with pytest.raises(BrokerUnavailable):
+        rig.broker.results.find("tsk_1", 60_000)
+    assert (await rig.broker.results.afind("tsk_1")).state == "QUEUED"
 
 
 async def test_who_waits_too_short_is_told_how_far_it_is(rig: Rig) -> None:

@@ -467,6 +467,22 @@ async def test_a_script_that_waits_is_told_once_that_nobody_runs_its_task(
     assert said == f"waiting for a task of {store}, but no process runs them yet: start the app"
 
 
+async def test_a_guest_waits_on_while_one_owner_follows_another(store: Path) -> None:
+    guest = embedded(store)
+    task = guest.task(run)
+    first, second = embedded(store), embedded(store)
+    for each in (first, second):
+        each.task(run)
+    async with first.lifespan():
+        result = await asyncio.to_thread(task.apply_async, countdown=0.5)
+        waiting = asyncio.create_task(result.aget(SOON_S))
+        await until_found(result.ainfo, lambda found: found.state == "SCHEDULED")
+
+    async with second.lifespan():
+        assert await waiting == "ran"
+    await guest._home.stop()
+
+
 async def test_many_guests_that_wait_hold_up_no_thread(store: Path) -> None:
     app, guest = embedded(store), embedded(store)
     gate = asyncio.Event()
