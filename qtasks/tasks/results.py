@@ -13,7 +13,7 @@ import orjson
 from qtasks.clock import Clock
 from qtasks.errors import ResultError, ResultTimeout, TaskFailed, WaitRefused
 from qtasks.protocol.results import ResultView
-from qtasks.tasks.result_info import Progress, RemoteError, TaskInfo, TaskState, make_info, remote_error
+from qtasks.tasks.result_info import Progress, RemoteError, TaskInfo, make_info, remote_error
 from qtasks.tasks.waiting import refuse_in_loop, refuse_in_task
 
 T_co = TypeVar("T_co", covariant=True)
@@ -95,9 +95,9 @@ class AsyncResult(Generic[T_co]):
         return make_info(await self._source.aresult(self.id), self._decode)
 
     @property
-    def state(self) -> TaskState:
+    def state(self) -> str:  # no `Literal`: a checker would take it to stay what it was when it was asked
         """`QUEUED SCHEDULED RUNNING RETRYING`, or how it ended; `UNKNOWN` for an id nobody knows."""
-        return cast(TaskState, self._source.result(self.id).state)
+        return self._source.result(self.id).state
 
     @property
     def attempts(self) -> int:

@@ -99,7 +99,7 @@ def wrong(context: Context) -> None:
     tasks.send(add)  # error: arg-type
     text: str = add.delay(1).get()  # error: assignment
     text = add.delay(1).info().result  # error: assignment
-    print(add.delay(1).state == "SUCCESS")  # error: comparison-overlap
+    print(add.delay(1).info().state == "SUCCESS")  # error: comparison-overlap
     add.delay(1).result = 3  # error: misc
     greet.delay("a", True)  # error: call-arg
     greet.delay(1)  # error: arg-type
