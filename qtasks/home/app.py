@@ -78,6 +78,7 @@ class QTasks:
         self._concurrency = concurrency
         self._threads = ThreadPool(threads, self._clock)
         self._find_to_run = self.find
+        self._make_reporter: type[ProgressReporter] = ProgressReporter
         self._path = database_path(self._settings.broker) if self._is_embedded else None
         self._home: Home = self._make_home()
         self._lifespans = 0
@@ -196,7 +197,7 @@ class QTasks:
         """Make what goes by settings, home and clock."""
         self._signer: EnvelopeSigner | None = None
         self._executor: Executor | None = None
-        self._reporter = ProgressReporter(self._home.report_progress)
+        self._reporter = self._make_reporter(self._home.report_progress)
         self._caller = self._make_caller()
         self._webhook = Webhook(
             self._get_executor, keys=self._webhook_keys(), concurrency=self._concurrency, clock=self._clock
@@ -212,11 +213,13 @@ class QTasks:
         ids: Ids,
         stand_in: Callable[[AnyTask], AnyTask],
         through: Callable[[Caller], Caller],
+        reporter: type[ProgressReporter],
     ) -> Iterator[None]:
         """Live in another home for a while, and come back to exactly what was before.
 
-        What runs is what `stand_in` gives for a task that was found; calls go `through` what it gives. The
-        block counts as a lifespan, so those of the app within it start and stop nothing.
+        What runs is what `stand_in` gives for a task that was found; calls go `through` what it gives, and
+        a `reporter` tells of progress. The block counts as a lifespan, so those of the app within it start
+        and stop nothing.
         """
         before = dict(vars(self))
 
@@ -226,6 +229,7 @@ class QTasks:
 
         self._home, self._settings, self._clock, self._ids = home, settings, clock, ids
         self._find_to_run = find
+        self._make_reporter = reporter
         self._path = None
         self._lifespans = 1
         self._wire()

@@ -6,10 +6,11 @@ Nothing here keeps an app alive.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from qtasks.protocol.results import ProgressReport
 from qtasks.tasks.results import ResultSource
 from qtasks.tasks.senders import Sender
 
@@ -26,6 +27,10 @@ class Home(Sender, ResultSource, Protocol):
 
     async def stop(self) -> None:
         """End what `start` began."""
+        ...
+
+    def report_progress(self, reports: Mapping[str, ProgressReport]) -> None:
+        """Note how far tasks have come; may block, and raise."""
         ...
 
     def abandon(self) -> None:

@@ -59,7 +59,7 @@ class Journal:
 
     def seen(self, sent: Sent) -> EnqueuedCall:
         """Give a call as it is now."""
-        return sent.seen(self._broker.result(sent.envelope.id))
+        return sent.seen(self._broker.results.find(sent.envelope.id))
 
     def dead(self) -> list[DeadCall]:
         """Give the calls that are not tried again, oldest first."""

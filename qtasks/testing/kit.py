@@ -29,7 +29,7 @@ from qtasks.testing.calls import AnyTask, DeadCall, EnqueuedCall
 from qtasks.testing.clocks import AppClock, FollowingCaller, KitClock
 from qtasks.testing.delivery import AsgiDeliverer
 from qtasks.testing.faults import Doubling, Failure, Faults
-from qtasks.testing.home import KitHome
+from qtasks.testing.home import KitHome, PromptReporter
 from qtasks.testing.journal import Journal
 from qtasks.testing.rounds import DOMAIN, Drained, Rounds, SteadyIds
 
@@ -264,6 +264,7 @@ class Kit:
                 through=lambda caller: cast(
                     Caller, FollowingCaller(caller, self._clock, lambda: self._is_draining)
                 ),
+                reporter=PromptReporter,
             )
         )
         self._apps[f"{url}/{RUN}"] = app

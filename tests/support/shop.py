@@ -59,7 +59,7 @@ async def follow_up(left: int) -> None:
 
 @tasks.task
 async def ask_for(number: int) -> Order:
-    return await charge.delay(Order(number)).aget(timeout=5)
+    return await charge.delay(Order(number)).aget(timeout=5, allow_in_task=True)
 
 
 def register(address: str) -> AsyncResult[str]:

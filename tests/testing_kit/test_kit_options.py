@@ -108,3 +108,34 @@ def test_hooks_are_called(kit: Kit) -> None:
     kit.drain(wait=True)
 
     assert told == ["1 no", "2 noted"]
+
+
+def test_progress_is_told_at_once(kit: Kit) -> None:
+    app = QTasks()
+
+    @app.task(bind=True, retry_delay="1h")
+    def note(context: Context) -> None:
+        context.progress(1, 2, "half")
+        seen.append(kit.enqueued(note)[0].state)
+        raise OSError("no")
+
+    seen: list[str] = []
+    result = note.delay()
+    kit.drain()
+
+    assert seen == ["RUNNING"]
+    assert result.progress is not None
+    assert (result.progress.done, result.progress.total, result.progress.note) == (1, 2, "half")
+
+
+def test_a_call_that_is_called_off_is_not_run(kit: Kit) -> None:
+    app = QTasks()
+
+    @app.task
+    def note() -> None: ...
+
+    result = note.delay()
+    assert result.cancel()
+
+    assert kit.drain() == Drained()
+    assert kit.enqueued(note)[0].state == "CANCELLED"
