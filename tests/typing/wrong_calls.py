@@ -102,6 +102,7 @@ def wrong(context: Context) -> None:
     text: str = add.delay(1).get()  # error: assignment
     text = add.delay(1).info().result  # error: assignment
     state: Literal["DONE"] = add.delay(1).info().state  # error: assignment
+    print(state)
     add.delay(1).result = 3  # error: misc
     greet.delay("a", True)  # error: call-arg
     greet.delay(1)  # error: arg-type
