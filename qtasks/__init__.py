@@ -27,6 +27,7 @@ from qtasks.errors import (
     TaskDefinitionError,
     TaskFailed,
     TaskTimeout,
+    UnsupportedByBroker,
     WaitRefused,
 )
 from qtasks.version import VERSION as __version__
@@ -91,6 +92,7 @@ __all__ = [
     "TaskInfo",
     "TaskTimeout",
     "Unique",
+    "UnsupportedByBroker",
     "WaitRefused",
     "__version__",
     "as_completed",

@@ -4,6 +4,7 @@ QTasksError
   +-- ConfigurationError        mend a setting, then start again
   +-- TaskDefinitionError       mend a decorator
   +-- ArgumentsError            mend the call: arguments do not fit the task's signature
+  +-- UnsupportedByBroker       choose another broker, or do without: this one cannot do it
   +-- EncodeError               mend a value: it would not come back equal
   +-- DecodeError               stored bytes that this version cannot read back
   +-- TaskTimeout               a task that was given up after its `timeout`
@@ -59,6 +60,17 @@ class TaskDefinitionError(QTasksError):
 
 class ArgumentsError(QTasksError, TypeError):
     """The arguments of a call do not fit the task's signature; nothing was sent."""
+
+
+class UnsupportedByBroker(QTasksError):
+    """The broker cannot do what a task, queue or call asks for; nothing was sent.
+
+    `option` is what was asked for, as people write it.
+    """
+
+    def __init__(self, message: str, *, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class EncodeError(QTasksError, ValueError):

@@ -19,6 +19,12 @@ DEFAULT_BROKER = "sqlite:///qtasks.db"
 MIN_SECRET_BYTES = 32
 SAMPLE_WORDS = ("changeme", "change-me", "example", "secret-key", "your-secret", "insecure")
 PROJECT_MARKS = ("pyproject.toml", ".git")
+HOSTED_DOMAIN = "upstash.io"
+HOSTED_URL = "https://qstash.upstash.io"
+LIKE_HOSTED = "qstash+"
+"""Before a URL: treat the broker there as hosted QStash."""
+KEY_NAMES = ("CURRENT_SIGNING_KEY", "NEXT_SIGNING_KEY")
+REGIONS = ("EU_CENTRAL_1", "US_EAST_1")
 
 
 class HomeKind(Enum):
@@ -27,6 +33,7 @@ class HomeKind(Enum):
     SQLITE = "sqlite"
     POSTGRES = "postgres"
     HTTP = "http"
+    HOSTED = "hosted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     """Current and next key of the broker, in that order."""
+    regional_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Keys of all regions of hosted QStash, which deliveries may be signed with too."""
+    regional_url: str | None = None
+    """Where `QSTASH_REGION` is asked; of use only where `broker` is hosted QStash itself."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     public_url: str | None = None
     """Where the broker reaches this app's webhook, without the `/run` at the end."""
@@ -48,16 +59,22 @@ class Settings:
     """Keys of the servers that API names stand for, by the short names `llm` and `email`."""
     send_budget_ms: int = 5000
     """How long a call may wait in all for a broker elsewhere to accept it."""
+    results: str | None = None
+    """Where the app keeps results itself, as hosted QStash keeps none: `sqlite:///results.db`."""
+    plan: str = "pay-as-you-go"
+    """The plan of hosted QStash whose limits are checked at the start."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Read `QTASKS_*`, and the `QSTASH_*` names for token and keys; raises `ConfigurationError`."""
         env = os.environ if env is None else env
-        keys = (_first(env, "CURRENT_SIGNING_KEY"), _first(env, "NEXT_SIGNING_KEY"))
+        region = check_region(env.get("QSTASH_REGION", "").strip())
         return cls(
             broker=env.get("QTASKS_BROKER", "").strip() or DEFAULT_BROKER,
-            token=_first(env, "TOKEN"),
-            signing_keys=tuple(key for key in keys if key),
+            token=_first(env, "TOKEN", region),
+            signing_keys=_keys(env, region),
+            regional_keys=_regional_keys(env) if region else (),
+            regional_url=env.get(f"{region}_QSTASH_URL", "").strip() or None if region else None,
             secrets=tuple(check_secret(each) for each in _listed(env.get("QTASKS_SECRET", ""))),
             public_url=check_public_url(env.get("QTASKS_PUBLIC_URL", "").strip()),
             allow_destinations=_listed(env.get("QTASKS_ALLOW_DESTINATIONS", "")),
@@ -68,22 +85,36 @@ class Settings:
                 for name in ("llm", "email")
                 if (key := env.get(f"QTASKS_API_{name.upper()}_KEY", "").strip())
             },
+            results=env.get("QTASKS_RESULTS", "").strip() or None,
+            plan=env.get("QTASKS_QSTASH_PLAN", "").strip() or "pay-as-you-go",
         )
 
     @property
     def home(self) -> HomeKind:
         """The kind of broker that `broker` names; raises `ConfigurationError`."""
         scheme = self.broker.partition(":")[0].lower()
+        if scheme in (f"{LIKE_HOSTED}http", f"{LIKE_HOSTED}https"):
+            return HomeKind.HOSTED
         if scheme == "sqlite":
             return HomeKind.SQLITE
         if scheme in ("postgresql", "postgres"):
             return HomeKind.POSTGRES
         if scheme in ("http", "https"):
-            return HomeKind.HTTP
+            host = urlsplit(self.broker).hostname or ""
+            is_hosted = host == HOSTED_DOMAIN or host.endswith(f".{HOSTED_DOMAIN}")
+            return HomeKind.HOSTED if is_hosted else HomeKind.HTTP
         raise ConfigurationError(
             f"QTASKS_BROKER is {_without_password(self.broker)!r}, which is no broker; use "
             "sqlite:///qtasks.db, postgresql://…, http://host:port or https://…"
         )
+
+    @property
+    def address(self) -> str:
+        """The URL at which a broker elsewhere is asked: of hosted QStash, that of `QSTASH_REGION`."""
+        if self.regional_url is not None and self.broker.rstrip("/") == HOSTED_URL:
+            return self.regional_url
+        is_marked = self.broker.lower().startswith(LIKE_HOSTED)
+        return self.broker[len(LIKE_HOSTED) :] if is_marked else self.broker
 
 
 def database_path(url: str, start: Path | None = None) -> Path:
@@ -162,8 +193,31 @@ def check_durability(durability: str) -> str:
     return durability
 
 
-def _first(env: Mapping[str, str], name: str) -> str | None:
-    return env.get(f"QTASKS_{name}", "").strip() or env.get(f"QSTASH_{name}", "").strip() or None
+def check_region(text: str) -> str | None:
+    """Read a region of hosted QStash as it names them itself, `US_EAST_1` or `us-east-1`."""
+    region = text.upper().replace("-", "_")
+    if region and region not in REGIONS:
+        raise ConfigurationError(f"QSTASH_REGION is {text!r}; it must be {' or '.join(REGIONS)}")
+    return region or None
+
+
+def _first(env: Mapping[str, str], name: str, region: str | None = None) -> str | None:
+    """Our own name counts before that of the region, and that before the usual one."""
+    names = (f"QTASKS_{name}", *([f"{region}_QSTASH_{name}"] if region else ()), f"QSTASH_{name}")
+    return next((value for each in names if (value := env.get(each, "").strip())), None)
+
+
+def _keys(env: Mapping[str, str], region: str | None) -> tuple[str, ...]:
+    keys = (_first(env, name, region) for name in KEY_NAMES)
+    return tuple(key for key in keys if key)
+
+
+def _regional_keys(env: Mapping[str, str]) -> tuple[str, ...]:
+    """An app that calls one region may still be delivered to from the others."""
+    names = (
+        f"{region}QSTASH_{name}" for region in ("", *(f"{each}_" for each in REGIONS)) for name in KEY_NAMES
+    )
+    return tuple(dict.fromkeys(key for each in names if (key := env.get(each, "").strip())))
 
 
 def _listed(text: str) -> tuple[str, ...]:

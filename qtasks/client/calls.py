@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from qtasks.errors import DecodeError
+from qtasks.errors import DecodeError, InvalidValue
 from qtasks.protocol.headers import render_options
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
@@ -116,6 +116,13 @@ def cancel(message_id: str) -> Call[None]:
     return Call("DELETE", f"/v2/messages/{_segment(message_id)}", _nothing)
 
 
+def cancel_labelled(label: str) -> Call[int]:
+    """Call off all messages with a label; gives how many they were (contract 2.4)."""
+    if not label:
+        raise InvalidValue("an empty label would call off every message there is")
+    return Call("DELETE", f"/v2/messages{_query(label=label)}", _cancelled)
+
+
 def replay(dlq_id: str) -> Call[Enqueued]:
     """Run a dead letter again as a new message (contract 2.8)."""
     return Call("POST", f"/v2/dlq/retry/{_segment(dlq_id)}", _one(Enqueued.from_json))
@@ -198,6 +205,13 @@ def _query(**values: str | None) -> str:
 
 def _nothing(body: bytes) -> None:
     """Some answers have a body that nobody needs."""
+
+
+def _cancelled(body: bytes) -> int:
+    count = _object(body).get("cancelled")
+    if not isinstance(count, int):
+        raise DecodeError("the answer does not say how many messages were called off")
+    return count
 
 
 def _one(read: Callable[[Mapping[str, object]], T]) -> Callable[[bytes], T]:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from starlette.types import Receive, Scope, Send
@@ -17,26 +18,32 @@ from qtasks.clock import Clock, SystemClock
 from qtasks.errors import ConfigurationError
 from qtasks.home.apps import APPS, Home
 from qtasks.home.embedded import EmbeddedHome
+from qtasks.home.hosted import HostedHome
 from qtasks.home.in_process import AppRunner
 from qtasks.home.keys import keys_path, load_or_make_keys
 from qtasks.home.owner import OwnerSetup
+from qtasks.home.plans import check_plan, find_plan
 from qtasks.home.remote import RemoteHome, check_remote
+from qtasks.home.result_store import open_results
 from qtasks.ids import Ids
 from qtasks.settings import HomeKind, Settings, database_path
 from qtasks.tasks.calling import Caller, Elsewhere
 from qtasks.tasks.default import CALLERS, DEFAULT
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
+from qtasks.tasks.failures import Failures
 from qtasks.tasks.many import Collection
 from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
 from qtasks.tasks.packing import Packer
 from qtasks.tasks.progress import ProgressReporter
 from qtasks.tasks.queues import Queue
+from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.results import AsyncResult
+from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
-from qtasks.tasks.webhook import RUN, Webhook, WebhookKeys
+from qtasks.tasks.webhook import FAILED, RUN, Webhook, WebhookKeys
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,7 +57,8 @@ class QTasks:
     apps apart that share one broker. `queues` declares queues that are not to be the usual
     `Queue(parallelism=16)`, and `defaults` the options of tasks that neither they nor their queue set.
     At most `concurrency` tasks run at once in this process, and at most `threads` of them are plain
-    functions. Nothing is opened before the first call or the lifespan.
+    functions. `results`, by default that of `QTASKS_RESULTS`, is where results are kept with hosted QStash,
+    which keeps none: `sqlite:///results.db`. Nothing is opened before the first call or the lifespan.
     Raises `ConfigurationError`.
     """
 
@@ -63,15 +71,21 @@ class QTasks:
         defaults: DefaultOptions | None = None,
         concurrency: int = 64,
         threads: int = 16,
+        results: str | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
         found = settings or Settings.from_env()
-        self._settings = found if broker is None else _with_broker(found, broker)
+        self._settings = replace(
+            found,
+            broker=found.broker if broker is None else broker,
+            results=found.results if results is None else results,
+        )
         self._name = _check_name(name)
         self._queues = dict(queues or {})
-        self._layers = _layers(defaults or {}, self._queues)
+        self._specs = {name: queue.spec for name, queue in self._queues.items()}
+        self._layers = self._make_layers(defaults or {})
         self._clock = clock or SystemClock()
         self._ids = ids or Ids()
         self._registry = Registry()
@@ -80,6 +94,7 @@ class QTasks:
         self._find_to_run = self.find
         self._make_reporter: type[ProgressReporter] = ProgressReporter
         self._path = database_path(self._settings.broker) if self._is_embedded else None
+        self._results = self._make_results()
         self._home: Home = self._make_home()
         self._lifespans = 0
         self._wire()
@@ -193,6 +208,10 @@ class QTasks:
     def _is_embedded(self) -> bool:
         return self._settings.home is HomeKind.SQLITE
 
+    @property
+    def _is_hosted(self) -> bool:
+        return self._settings.home is HomeKind.HOSTED
+
     def _wire(self) -> None:
         """Make what goes by settings, home and clock."""
         self._signer: EnvelopeSigner | None = None
@@ -200,7 +219,11 @@ class QTasks:
         self._reporter = self._make_reporter(self._home.report_progress)
         self._caller = self._make_caller()
         self._webhook = Webhook(
-            self._get_executor, keys=self._webhook_keys(), concurrency=self._concurrency, clock=self._clock
+            self._get_executor,
+            keys=self._webhook_keys(),
+            concurrency=self._concurrency,
+            clock=self._clock,
+            failures=self._make_failures(),
         )
 
     @contextmanager
@@ -231,6 +254,7 @@ class QTasks:
         self._find_to_run = find
         self._make_reporter = reporter
         self._path = None
+        self._results = None  # that home keeps them itself
         self._lifespans = 1
         self._wire()
         self._caller = through(self._caller)
@@ -239,7 +263,25 @@ class QTasks:
         finally:
             self.__dict__ = before
 
-    def _make_home(self) -> EmbeddedHome | RemoteHome:
+    def _make_layers(self, defaults: Mapping[str, Any]) -> Layers:
+        of = "QTasks(defaults=...)"
+        app = read_options(defaults, of=of, known=DEFAULTS, error=ConfigurationError)
+        check = partial(check_supported, kind=self._settings.home, queues=self._specs)
+        return Layers(app, {name: queue.read() for name, queue in self._queues.items()}, check)
+
+    def _make_results(self) -> ResultBackend | None:
+        """Every other broker keeps results better, so the setting means nothing there."""
+        url = self._settings.results
+        return open_results(url, self._clock) if self._is_hosted and url is not None else None
+
+    def _make_failures(self) -> Failures | None:
+        if self._results is None:
+            return None
+        return Failures(
+            self._results, signer=self._get_signer, destination=self._destination(), clock=self._clock
+        )
+
+    def _make_home(self) -> Home:
         settings = self._settings
         if self._path is not None:
             config = BrokerConfig(concurrency=self._concurrency)
@@ -249,7 +291,7 @@ class QTasks:
                 run=runner.run,
                 config=config,
                 ids=self._ids,
-                queues={name: queue.spec for name, queue in self._queues.items()},
+                queues=self._specs,
                 allow_destinations=settings.allow_destinations,
                 durability=settings.durability,
                 listen=settings.listen,
@@ -257,9 +299,23 @@ class QTasks:
             return EmbeddedHome(self._path, setup, self._clock)
         if settings.home is HomeKind.HTTP:
             return RemoteHome(settings, self._clock)
+        if self._is_hosted:
+            return HostedHome(
+                settings,
+                self._clock,
+                queues=self._specs,
+                results=self._results,
+                check=self._check_hosted,
+                failure_url=f"{settings.public_url}/{FAILED}",
+            )
         raise ConfigurationError(
             "postgresql:// is not supported by this version; use sqlite:///… or http://…"
         )
+
+    def _check_hosted(self) -> None:
+        """Check every task that is defined by now, as its options may ask for more than the plan gives."""
+        tasks = {each.name: each.options_in(self._layers) for each in (*DEFAULT, *self._registry)}
+        check_plan(find_plan(self._settings.plan), tasks, self._specs)
 
     def _make_caller(self) -> Caller:
         packer = Packer(
@@ -285,7 +341,8 @@ class QTasks:
         settings = self._settings
         if self._is_embedded or not settings.signing_keys or settings.public_url is None:
             return None
-        return WebhookKeys(settings.signing_keys, self._destination())
+        keys = dict.fromkeys((*settings.signing_keys, *settings.regional_keys))
+        return WebhookKeys(tuple(keys), self._destination(), is_counting=self._is_hosted)
 
     def _get_signer(self) -> EnvelopeSigner:
         if self._signer is None:  # two threads may both make one: they come out the same
@@ -320,19 +377,16 @@ class QTasks:
                 ids=self._ids,
                 go_on=self._caller.go_on,
                 report_progress=self._reporter.report,
-                redact=(*self._secrets(), *settings.signing_keys, settings.token or "", *self._stored_keys()),
+                redact=(
+                    *self._secrets(),
+                    *settings.signing_keys,
+                    *settings.regional_keys,
+                    settings.token or "",
+                    *self._stored_keys(),
+                ),
+                results=self._results,
             )
         return self._executor
-
-
-def _with_broker(settings: Settings, broker: str) -> Settings:
-    return replace(settings, broker=broker)
-
-
-def _layers(defaults: Mapping[str, Any], queues: Mapping[str, Queue]) -> Layers:
-    of = "QTasks(defaults=...)"
-    app = read_options(defaults, of=of, known=DEFAULTS, error=ConfigurationError)
-    return Layers(app, {name: queue.read() for name, queue in queues.items()})
 
 
 def _check_name(name: str) -> str:

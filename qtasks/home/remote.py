@@ -1,10 +1,9 @@
-"""The home of a broker elsewhere, reached over HTTP: standalone, or hosted QStash."""
+"""The home of a standalone broker, reached over HTTP. That of hosted QStash is `hosted.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 from qtasks.client import calls
 from qtasks.clock import Clock
@@ -14,8 +13,6 @@ from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
 from qtasks.tasks.senders import HttpSender
 
-HOSTED = "upstash.io"
-
 
 class RemoteHome:
     """Sends to, and asks, a broker at `settings.broker`; says at first use what is not configured."""
@@ -23,7 +20,7 @@ class RemoteHome:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._sender = HttpSender(
-            settings.broker, settings.token or "", clock=clock, budget_ms=settings.send_budget_ms
+            settings.address, settings.token or "", clock=clock, budget_ms=settings.send_budget_ms
         )
         self._is_checked = False
 
@@ -103,12 +100,6 @@ def check_remote(settings: Settings) -> None:
         "QTASKS_SECRET": settings.secrets,
         "QTASKS_PUBLIC_URL": settings.public_url,
     }
-    host = urlsplit(settings.broker).hostname or ""
-    if host == HOSTED or host.endswith(f".{HOSTED}"):
-        raise ConfigurationError(
-            f"{settings.broker} is hosted QStash, which this version does not support yet as a home for "
-            "tasks; run `qtasks broker` and name its address instead"
-        )
     missing = [name for name, value in needed.items() if not value]
     if missing:
         raise ConfigurationError(

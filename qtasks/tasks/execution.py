@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,10 +34,14 @@ from qtasks.tasks.hooks import hooks_of, tell
 from qtasks.tasks.limits import await_within, thread_within
 from qtasks.tasks.options import NO_LAYERS, Layers, TaskOptions
 from qtasks.tasks.outcomes import Ending, judge
+from qtasks.tasks.recording import Record, ResultBackend, ended, started
 from qtasks.tasks.task import Task
 from qtasks.tasks.threads import ThreadPool
 
+log = logging.getLogger("qtasks.executor")
+
 UNKNOWN_TASK_AFTER_S = 30
+NOTHING_NEW = (403, 409)  # not for this app, or an earlier attempt still runs and will tell
 DEFAULT_RETRIES = 3  # of a call that an older version has enqueued, which does not say
 
 
@@ -85,7 +90,8 @@ class Executor:
 
     `destination` is the app's own address, `layers` what it says of its tasks. `redact` are secrets
     that must not leave in an error. `go_on` enqueues a call anew and gives the message's id. Without
-    `report_progress`, what tasks say of theirs is dropped.
+    `report_progress`, what tasks say of theirs is dropped. `results` is where the app writes down what its
+    broker does not keep.
     """
 
     def __init__(
@@ -101,8 +107,10 @@ class Executor:
         redact: Sequence[str] = (),
         go_on: GoOn | None = None,
         report_progress: ReportProgress | None = None,
+        results: ResultBackend | None = None,
     ) -> None:
         self._go_on = go_on
+        self._results = results
         self._find = find
         self._signer = signer
         self._destination = destination
@@ -129,9 +137,12 @@ class Executor:
             return problem(403, "SignatureError", str(error))
         except DecodeError as error:
             return problem(489, "DecodeError", str(error), NON_RETRYABLE)
-        refusal = self._refusal(delivery, envelope)
-        if refusal is not None:
-            return refusal
+        answer = self._refusal(delivery, envelope) or await self._find_and_run(delivery, envelope)
+        if self._results is not None and answer.status not in NOTHING_NEW:
+            await self._note(self._results, ended(envelope, delivery.retried, answer, self._clock.now()))
+        return answer
+
+    async def _find_and_run(self, delivery: Delivery, envelope: Envelope) -> Answer:
         task = self._find(envelope.task)
         if task is None:
             return problem(
@@ -185,10 +196,31 @@ class Executor:
         self._running.add(attempt.delivery.message_id)
         over = partial(self._running.discard, attempt.delivery.message_id)
         call = partial(self._enter, attempt)
+        await self._note_start(attempt, over)
         timeout_ms = attempt.envelope.timeout_ms
         if attempt.task.is_coroutine:
             return await await_within(call, timeout_ms, over)
         return await thread_within(self._threads, call, timeout_ms, over, self._clock)
+
+    async def _note_start(self, attempt: _Attempt, over: Callable[[], None]) -> None:
+        if self._results is None:
+            return
+        record = started(attempt.envelope, attempt.delivery.retried, self._clock.now())
+        try:
+            await self._note(self._results, record)
+        except BaseException:  # called off meanwhile: it never ran
+            over()
+            raise
+
+    async def _note(self, results: ResultBackend, record: Record) -> None:
+        """Write down how a task goes; the task counts, so that it could not be written is only logged."""
+        try:
+            await asyncio.to_thread(results.store, [record])
+        except Exception:  # the wall: whatever the store is, and whatever ails it
+            view = record.view
+            log.exception(
+                "cannot write down how a task goes", extra={"task_id": view.task_id, "state": view.state}
+            )
 
     def _enter(self, attempt: _Attempt) -> Any:
         """Call the function with its context set; on the thread where it runs, and when its time begins."""

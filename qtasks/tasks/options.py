@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from qtasks.errors import BadRequest, InvalidValue, QTasksError, TaskDefinitionError
 from qtasks.protocol.destinations import check_queue_name
@@ -112,17 +112,35 @@ Changes = Mapping[str, Any]
 """Some of the fields of `TaskOptions`, converted."""
 
 
+class Check(Protocol):
+    """Refuses what an app's broker cannot do; raises `UnsupportedByBroker`."""
+
+    def __call__(self, options: TaskOptions, *, is_delayed: bool = False) -> None:
+        """Look at the options of a task, or of a call that is not to run at once."""
+        ...
+
+
+def _accept(options: TaskOptions, *, is_delayed: bool = False) -> None:
+    """Let everything pass: the broker can do it all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What the app says of all its tasks, and of those in each of its queues."""
+    """What the app says of all its tasks, and of those in each of its queues.
+
+    `check` is asked wherever the options of a task come about, which is once and not at each call.
+    """
 
     app: Changes = field(default_factory=dict)
     queues: Mapping[str, Changes] = field(default_factory=dict)
+    check: Check = _accept
 
     def options(self, declared: Changes) -> TaskOptions:
         """Give the options of a task that declares these: the nearest wins."""
         queue = declared.get("queue") or self.app.get("queue", DEFAULT_QUEUE)
-        return TaskOptions(**{**self.app, **self.queues.get(queue, {}), **declared})
+        options = TaskOptions(**{**self.app, **self.queues.get(queue, {}), **declared})
+        self.check(options)
+        return options
 
 
 NO_LAYERS = Layers()

@@ -15,16 +15,15 @@ from qtasks.clock import Clock
 from qtasks.errors import ArgumentsError, BadRequest
 from qtasks.ids import Ids
 from qtasks.protocol.flow import FlowSpec, check_flow_key
-from qtasks.protocol.headers import Options, QueueSpec
+from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.codec import Signature
 from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
 from qtasks.tasks.keys import FINISHED, STARTED, unique_id
 from qtasks.tasks.options import Layers, TaskOptions
-from qtasks.tasks.queues import Queue
+from qtasks.tasks.queues import UNDECLARED, Queue
 
 JSON_TYPE = "application/json"
-DECLARED = QueueSpec(parallelism=16, ordered=False)
 MARGIN_MS = 3000
 """So much longer than a task's own timeout the broker waits: the app is to be the one that says it."""
 
@@ -65,10 +64,12 @@ class Packer:
     ) -> Outgoing:
         """Make the message of a call, whose arguments are encoded, or written already as bytes.
 
-        Raises `ArgumentsError`.
+        Raises `ArgumentsError`, or `UnsupportedByBroker` for a delay that cannot be had.
         """
         now = self._clock.now()
         options = target.options_in(self._layers)
+        if start_at is not None:
+            self._layers.check(options, is_delayed=True)
         flow = _flow(target, options, args, kwargs) if options.has_keys else None
         envelope = Envelope(
             task=target.name,
@@ -97,6 +98,8 @@ class Packer:
         """Make the message that goes on with a call, under its id: after a wait, or with other arguments."""
         now = self._clock.now()
         options = target.options_in(self._layers)
+        if after_ms:
+            self._layers.check(options, is_delayed=True)
         flow = _flow(target, options, args, kwargs) if options.has_keys else None
         following = replace(
             envelope,
@@ -129,7 +132,7 @@ class Packer:
                 expires_at=envelope.expires_at,
                 labels=envelope.labels,
                 result_ttl_ms=envelope.result_ttl_ms,
-                queue=None if queue is None else self._queues.get(queue, DECLARED),
+                queue=None if queue is None else self._queues.get(queue, UNDECLARED),
                 flow=flow,
             ),
             queue=queue,

@@ -18,6 +18,9 @@ from qtasks.tasks.options import (
     read_options,
 )
 
+UNDECLARED = QueueSpec(parallelism=16, ordered=False)
+"""How a queue is made that nobody has declared."""
+
 
 @dataclass(frozen=True, slots=True)
 class Queue:

@@ -6,7 +6,7 @@ app's configured address. The Host header decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,11 +18,12 @@ from starlette.types import Receive, Scope, Send
 from qtasks.clock import Clock
 from qtasks.errors import SignatureError
 from qtasks.protocol.signature import verify
-from qtasks.tasks.answers import Answer, uncounted
+from qtasks.tasks.answers import UNCOUNTED, Answer, uncounted
 from qtasks.tasks.envelope import SIGNATURE_HEADER
 from qtasks.tasks.execution import Delivery, Executor
 
 RUN = "run"
+FAILED = "failed"
 CLOCK_TOLERANCE_S = 5  # two machines' clocks are never quite the same
 MAX_BODY = 64 * 1024 * 1024
 SEEN_MS = 1000 * (300 + 2 * CLOCK_TOLERANCE_S)
@@ -36,10 +37,19 @@ class WebhookKeys:
     signing_keys: Sequence[str]
     url: str
     """The full URL of deliveries, `/run` included."""
+    is_counting: bool = False
+    """Whether the broker counts every answer as an attempt, also one that says that none was made."""
+
+    def url_of(self, name: str) -> str:
+        """Give the address of another part of the webhook."""
+        return self.url.removesuffix(RUN) + name
 
 
 class Webhook:
-    """Answers `POST …/run`. Closed (503) as long as `keys` are None."""
+    """Answers `POST …/run`. Closed (503) as long as `keys` are None.
+
+    With `failures` it also takes `POST …/failed`, by which a broker tells what it has given up.
+    """
 
     def __init__(
         self,
@@ -48,8 +58,10 @@ class Webhook:
         keys: WebhookKeys | None,
         concurrency: int,
         clock: Clock,
+        failures: Callable[[bytes], Awaitable[Answer]] | None = None,
     ) -> None:
         self._executor = executor
+        self._failures = failures
         self._keys = keys
         self._concurrency = concurrency
         self._clock = clock
@@ -62,12 +74,17 @@ class Webhook:
             answer = await self._answer(request)
         except ClientDisconnect:
             return
-        response = Response(answer.body, answer.status, dict(answer.headers), "application/json")
+        headers = dict(answer.headers)
+        if UNCOUNTED in headers and self._keys is not None and self._keys.is_counting:
+            # The retries would be spent in seconds; without a hint the broker's ladder gives minutes.
+            headers.pop("Retry-After", None)
+        response = Response(answer.body, answer.status, headers, "application/json")
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Answer:
         # The last segment: what stands before it depends on where this app is mounted.
-        if request.scope["path"].rstrip("/").rpartition("/")[2] != RUN:
+        name = request.scope["path"].rstrip("/").rpartition("/")[2]
+        if name != RUN and (name != FAILED or self._failures is None):
             return _error(404, "nothing is here; deliveries go to …/run")
         if request.method != "POST":
             return _error(405, "deliveries are POST requests", {"Allow": "POST"})
@@ -84,11 +101,11 @@ class Webhook:
             return uncounted(429, "full", "all slots of this process are taken", 1)
         self._inside += 1
         try:
-            return await self._checked(request, token, self._keys)
+            return await self._checked(request, token, self._keys.signing_keys, self._keys.url_of(name))
         finally:
             self._inside -= 1
 
-    async def _checked(self, request: Request, token: str, keys: WebhookKeys) -> Answer:
+    async def _checked(self, request: Request, token: str, keys: Sequence[str], url: str) -> Answer:
         body = await _read(request)
         if body is None:
             return _error(413, f"the body is larger than {MAX_BODY} bytes")
@@ -96,14 +113,16 @@ class Webhook:
             claims = verify(
                 token,
                 body,
-                keys=keys.signing_keys,
-                url=keys.url,
+                keys=keys,
+                url=url,
                 now=self._clock.now(),
                 tolerance_s=CLOCK_TOLERANCE_S,
             )
             self._seen.check(str(claims.get("jti", "")), self._clock.monotonic())
         except SignatureError as error:
             return _error(403, str(error))
+        if self._failures is not None and url.endswith(f"/{FAILED}"):
+            return await self._failures(body)
         delivery = Delivery(
             message_id=request.headers.get("upstash-message-id", ""),
             body=body,

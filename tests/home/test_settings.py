@@ -12,6 +12,15 @@ from qtasks.settings import HomeKind, database_path
 from tests.support.homes import SECRET
 
 OTHER = SECRET[::-1]
+AMERICA = {
+    "QSTASH_TOKEN": "theirs",
+    "QSTASH_CURRENT_SIGNING_KEY": "eu1",
+    "QSTASH_NEXT_SIGNING_KEY": "eu2",
+    "US_EAST_1_QSTASH_URL": "https://qstash-us-east-1.upstash.io",
+    "US_EAST_1_QSTASH_TOKEN": "american",
+    "US_EAST_1_QSTASH_CURRENT_SIGNING_KEY": "us1",
+    "US_EAST_1_QSTASH_NEXT_SIGNING_KEY": "us2",
+}
 
 
 def test_without_an_environment_the_broker_is_a_file() -> None:
@@ -39,6 +48,18 @@ def test_without_an_environment_the_broker_is_a_file() -> None:
         ({"QTASKS_PUBLIC_URL": ""}, "public_url", None),
         ({"QTASKS_ALLOW_DESTINATIONS": "10.0.0.0/8, app"}, "allow_destinations", ("10.0.0.0/8", "app")),
         ({"QTASKS_DURABILITY": "relaxed"}, "durability", "relaxed"),
+        ({"QTASKS_RESULTS": "sqlite:///r.db"}, "results", "sqlite:///r.db"),
+        ({"QTASKS_QSTASH_PLAN": "free"}, "plan", "free"),
+        ({**AMERICA, "QSTASH_REGION": "US_EAST_1"}, "token", "american"),
+        ({**AMERICA, "QSTASH_REGION": "us-east-1"}, "token", "american"),
+        ({**AMERICA, "QSTASH_REGION": "EU_CENTRAL_1"}, "token", "theirs"),
+        ({**AMERICA, "QSTASH_REGION": "US_EAST_1", "QTASKS_TOKEN": "ours"}, "token", "ours"),
+        ({**AMERICA, "QSTASH_REGION": "US_EAST_1"}, "signing_keys", ("us1", "us2")),
+        ({**AMERICA, "QSTASH_REGION": "EU_CENTRAL_1"}, "signing_keys", ("eu1", "eu2")),
+        ({**AMERICA, "QSTASH_REGION": "US_EAST_1"}, "regional_keys", ("eu1", "eu2", "us1", "us2")),
+        (AMERICA, "token", "theirs"),
+        (AMERICA, "signing_keys", ("eu1", "eu2")),
+        (AMERICA, "regional_keys", ()),
     ],
 )
 def test_a_variable_of_the_environment_is_read(env: dict[str, str], member: str, value: object) -> None:
@@ -47,6 +68,24 @@ def test_a_variable_of_the_environment_is_read(env: dict[str, str], member: str,
 
 def test_the_url_of_hosted_qstash_never_chooses_the_home() -> None:
     assert Settings.from_env({"QSTASH_URL": "https://qstash.upstash.io"}).home is HomeKind.SQLITE
+    assert Settings.from_env({**AMERICA, "QSTASH_REGION": "US_EAST_1"}).home is HomeKind.SQLITE
+
+
+@pytest.mark.parametrize(
+    ("broker", "region", "address"),
+    [
+        ("https://qstash.upstash.io", "", "https://qstash.upstash.io"),
+        ("https://qstash.upstash.io/", "US_EAST_1", "https://qstash-us-east-1.upstash.io"),
+        ("https://qstash.upstash.io", "EU_CENTRAL_1", "https://qstash.upstash.io"),
+        ("https://qstash-eu-central-1.upstash.io", "US_EAST_1", "https://qstash-eu-central-1.upstash.io"),
+        ("qstash+http://127.0.0.1:8080", "US_EAST_1", "http://127.0.0.1:8080"),
+        ("http://127.0.0.1:8080", "US_EAST_1", "http://127.0.0.1:8080"),
+    ],
+)
+def test_a_region_has_its_own_address_where_none_was_named(broker: str, region: str, address: str) -> None:
+    env = {**AMERICA, "QTASKS_BROKER": broker, "QSTASH_REGION": region}
+
+    assert Settings.from_env(env).address == address
 
 
 @pytest.mark.parametrize(
@@ -68,6 +107,10 @@ def test_the_url_of_hosted_qstash_never_chooses_the_home() -> None:
             {"QTASKS_PUBLIC_URL": "https://a.example/?x=1"},
             "it must be the address where the webhook is mounted",
         ),
+        (
+            {"QSTASH_REGION": "mars"},
+            "QSTASH_REGION is 'mars'; it must be EU_CENTRAL_1 or US_EAST_1",
+        ),
         ({"QTASKS_DURABILITY": "none"}, """durability must be "full" or "relaxed", not 'none'"""),
     ],
 )
@@ -86,6 +129,12 @@ def test_a_variable_that_cannot_be_is_refused(env: dict[str, str], text: str) ->
         ("postgres://host/db", HomeKind.POSTGRES),
         ("http://127.0.0.1:8080", HomeKind.HTTP),
         ("HTTPS://broker.example", HomeKind.HTTP),
+        ("https://qstash.upstash.io", HomeKind.HOSTED),
+        ("https://QSTASH-us-east-1.upstash.io/", HomeKind.HOSTED),
+        ("https://upstash.io.example", HomeKind.HTTP),
+        ("https://notupstash.io", HomeKind.HTTP),
+        ("qstash+http://127.0.0.1:8080", HomeKind.HOSTED),
+        ("QSTASH+https://broker.example", HomeKind.HOSTED),
     ],
 )
 def test_the_url_of_the_broker_chooses_the_home(broker: str, home: HomeKind) -> None:

@@ -18,6 +18,7 @@ from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, pack
 from qtasks.tasks.execution import Delivery, Executor
 from qtasks.tasks.options import NO_LAYERS, Layers
+from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.task import make_task
 from qtasks.tasks.threads import ThreadPool
@@ -44,6 +45,7 @@ class Workshop:
         clock: Clock | None = None,
         redact: Sequence[str] = (),
         layers: Layers = NO_LAYERS,
+        results: ResultBackend | None = None,
     ) -> None:
         self.layers = layers
         self.clock = clock or ManualClock(NOW)
@@ -61,6 +63,7 @@ class Workshop:
             layers=layers,
             redact=redact,
             report_progress=lambda task_id, report: self.reports.append((task_id, report)),
+            results=results,
         )
         self._ids = Ids.seeded(1)
 

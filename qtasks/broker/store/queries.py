@@ -21,10 +21,10 @@ PARAMETER = re.compile(r":(\w+)")
 
 
 @cache
-def load_queries(dialect: str) -> dict[str, str]:
-    """Give the texts of a dialect, `sqlite` or `postgres`, by name."""
+def load_queries(dialect: str, folder: Path = FOLDER) -> dict[str, str]:
+    """Give the texts of a dialect, `sqlite` or `postgres`, by name; by default those of the broker."""
     queries: dict[str, str] = {}
-    for path in sorted(FOLDER.glob("*.sql")):
+    for path in sorted(folder.glob("*.sql")):
         kind = path.name.split(".")[1]
         if kind in ("sql", dialect):
             queries.update(_sections(path.read_text(encoding="utf-8")))
