@@ -59,7 +59,7 @@ def anchors(page: str) -> set[str]:
 
 def rows(page: str, heading: str) -> list[list[str]]:
     """Give the cells of the first table below a heading, without its head."""
-    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    section = re.split(r"\n##+ ", page.split(f"# {heading}\n", 1)[1], maxsplit=1)[0]
     lines = [each for each in section.splitlines() if each.startswith("|")]
     table = [[cell.strip() for cell in _BORDER.split(line[1:-1])] for line in lines]
     return [each for each in table[2:] if len(each) > 1]
