@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qtasks import Context, QTasks, Retry, TaskFailed
-from tests.support.every_home import HOMES
+from tests.support.every_home import HOMES, OURS
 from tests.support.homes import SOON_S, until_found
 
 
@@ -64,6 +64,7 @@ async def test_retries_with_other_arguments_are_spent_like_others(app: QTasks) -
     assert ran == [1, 2, 2]
 
 
+@pytest.mark.parametrize("app", OURS, indirect=True)
 async def test_a_retry_after_days_is_scheduled(app: QTasks) -> None:
     @app.task(bind=True)
     def function(context: Context) -> None:
@@ -103,6 +104,7 @@ async def test_a_mistake_in_other_arguments_names_it(app: QTasks) -> None:
     assert told == ["number: expected int, got str"]
 
 
+@pytest.mark.parametrize("app", OURS, indirect=True)
 async def test_a_replay_knows_that_it_is_one(app: QTasks) -> None:
     """Of both homes, so over the API: nothing else runs dead letters again."""
     seen: list[bool] = []

@@ -501,6 +501,24 @@ async def test_a_call_that_goes_on_in_another_message_is_one_task_to_the_end(tmp
         assert seen == [(1, 1), (2, 2)]
 
 
+async def test_a_retry_after_days_is_a_message_of_its_own(tmp_path: Path) -> None:
+    async with hosted(tmp_path, queues={"strict": Queue(ordered=True)}) as here:
+
+        @here.app.task(bind=True)
+        async def later(context: Context) -> None:
+            context.retry(countdown="3d")
+
+        result = await later.adelay()
+        await until(lambda: result.state == "RETRYING")
+        entries = (await here.client.send(calls.log(state="CREATED"))).items
+
+        assert len(entries) == 2
+        assert not result.ready()
+        ordered = await later.with_options(queue="strict").adelay()
+        with pytest.raises(TaskFailed, match="UnsupportedByBroker: hosted QStash cannot do countdown, eta"):
+            await ordered.aget(SOON_S)
+
+
 async def test_a_task_with_a_flow_waits_at_its_key_also_when_it_is_delayed(tmp_path: Path) -> None:
     async with hosted(tmp_path) as here:
 

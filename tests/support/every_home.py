@@ -1,4 +1,7 @@
-"""The same app in each of its homes: embedded, and with a broker of its own that is reached over HTTP."""
+"""The same app in each of its homes: embedded, with a broker of its own over HTTP, and with hosted QStash.
+
+A broker in strict mode stands for the last.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from qtasks import QTasks
+from qtasks.broker.config import BrokerConfig, strict_config
 from tests.support.homes import (
     embedded,
     remote_settings,
@@ -50,7 +54,23 @@ async def in_standalone(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
             yield mount.app
 
 
+@asynccontextmanager
+async def in_hosted(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
+    """Run a strict broker and an app that takes it for hosted QStash, both on this loop."""
+    mount = Mount()
+    results = f"sqlite:///{store.with_name('results.db')}"
+    setup = server_setup(store, config=strict_config(BrokerConfig(grace_ms=2000)))
+    async with running_server(setup) as said, served(mount) as address:
+        settings = remote_settings(f"qstash+{url_said(said)}", public_url=address)
+        mount.app = QTasks(settings=settings, results=results, **arguments)
+        async with mount.app.lifespan():
+            yield mount.app
+
+
+OURS = ("embedded", "standalone")
+"""The homes that can do what hosted QStash cannot."""
 HOMES: dict[str, Callable[..., AbstractAsyncContextManager[QTasks]]] = {
     "embedded": in_embedded,
     "standalone": in_standalone,
+    "hosted": in_hosted,
 }
