@@ -10,13 +10,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from qtasks.client.calls import cancel_labelled, set_queue
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, ResultsUnavailable
 from qtasks.home.remote import check_remote
 from qtasks.protocol.flow import FlowSpec
-from qtasks.protocol.headers import Callback, QueueSpec
+from qtasks.protocol.headers import ROWS, Callback, QueueSpec
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
@@ -25,6 +26,9 @@ from qtasks.tasks.recording import ResultBackend, accepted
 from qtasks.tasks.senders import HttpSender
 
 log = logging.getLogger("qtasks.hosted")
+
+NOT_OURS: Mapping[str, Any] = {row.field: None for row in ROWS if row.header.startswith("Qtasks-")}
+"""Options that only our own broker knows, left away."""
 
 
 def in_dialect(message: Outgoing, failure_url: str | None = None) -> Outgoing:
@@ -35,15 +39,10 @@ def in_dialect(message: Outgoing, failure_url: str | None = None) -> Outgoing:
     """
     options = message.options
     plain = replace(
-        options,
+        replace(options, **NOT_OURS),
         labels=(*options.labels, options.task_id) if options.task_id else options.labels,
         timeout_ms=_in_whole_seconds(options.timeout_ms),
-        queue=None,
-        task_id=None,
-        start_at=None,
-        expires_at=None,
-        result_ttl_ms=None,
-        dedup_window_ms=None,
+        not_before=options.start_at,
         failure_callback=Callback(failure_url) if failure_url else options.failure_callback,
     )
     if options.queue is not None and options.queue.ordered:
@@ -51,7 +50,7 @@ def in_dialect(message: Outgoing, failure_url: str | None = None) -> Outgoing:
     flow = options.flow
     if message.queue is not None:
         flow = FlowSpec(message.queue, parallelism=(options.queue or UNDECLARED).parallelism)
-    return replace(message, options=replace(plain, flow=flow, not_before=options.start_at), queue=None)
+    return replace(message, options=replace(plain, flow=flow), queue=None)
 
 
 def _in_whole_seconds(ms: int | None) -> int | None:

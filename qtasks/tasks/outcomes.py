@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from qtasks.errors import Reject, Retry, TaskTimeout
+from qtasks.errors import Reject, Retry, TaskTimeout, UnsupportedByBroker
 from qtasks.protocol.durations import span_ms
 from qtasks.protocol.expression import parse_expression
 from qtasks.protocol.ladder import ladder_ms
@@ -56,7 +56,7 @@ def judge(
     ending = Ending.AGAIN if retried < retries else Ending.EXHAUSTED
     if isinstance(error, Retry):
         return Failure(503, _after(None if error.after_s is None else round(error.after_s * 1000)), ending)
-    if isinstance(error, Reject) or not options.is_retried(error):
+    if isinstance(error, Reject | UnsupportedByBroker) or not options.is_retried(error):
         return Failure(489, (NON_RETRYABLE,), Ending.REFUSED)
     status = 504 if isinstance(error, TaskTimeout) else 500
     wait_ms = None

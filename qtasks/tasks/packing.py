@@ -99,7 +99,7 @@ class Packer:
         now = self._clock.now()
         options = target.options_in(self._layers)
         if after_ms:
-            self._layers.check(options, is_delayed=True)
+            self._layers.check(replace(options, queue=envelope.queue or options.queue), is_delayed=True)
         flow = _flow(target, options, args, kwargs) if options.has_keys else None
         following = replace(
             envelope,
