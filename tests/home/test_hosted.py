@@ -24,12 +24,12 @@ from qtasks import (
     Settings,
     TaskFailed,
     UnsupportedByBroker,
+    as_completed,
 )
 from qtasks.broker.config import BrokerConfig, strict_config
 from qtasks.client import calls
 from qtasks.client.clients import AsyncClient
 from qtasks.errors import QuotaExceeded
-from qtasks.home.hosted import HostedHome
 from qtasks.protocol.shapes import LogEntry
 from qtasks.tasks.keys import Flow
 from tests.support.homes import (
@@ -132,7 +132,7 @@ async def test_a_delayed_call_of_an_unordered_queue_waits_and_then_runs(tmp_path
             ran_at.append(here.app._clock.now())
 
         asked_at = here.app._clock.now()
-        result = await asyncio.to_thread(note.apply_async, countdown=0.4)
+        result = await note.aapply_async(countdown=0.4)
 
         assert result.state == "SCHEDULED"
         await result.aget(SOON_S)
@@ -211,7 +211,7 @@ async def test_a_delay_in_an_ordered_queue_is_refused_at_the_call(tmp_path: Path
             "leave ordered=True away, or call it without a delay"
         )
         assert caught.value.option == "countdown, eta"
-        loose = await asyncio.to_thread(note.apply_async, countdown=9, queue="loose")
+        loose = await note.aapply_async(countdown=9, queue="loose")
         assert loose.state == "SCHEDULED"
 
 
@@ -276,9 +276,9 @@ async def test_a_task_id_given_twice_runs_once(tmp_path: Path) -> None:
             ran.append(1)
             return len(ran)
 
-        first = await asyncio.to_thread(note.apply_async, task_id="order-17")
+        first = await note.aapply_async(task_id="order-17")
         assert await first.aget(SOON_S) == 1
-        again = await asyncio.to_thread(note.apply_async, task_id="order-17")
+        again = await note.aapply_async(task_id="order-17")
 
         assert await again.aget(SOON_S) == 1
         assert ran == [1]
@@ -427,13 +427,58 @@ async def test_a_task_that_waits_can_be_called_off(tmp_path: Path) -> None:
         @here.app.task
         async def note() -> None: ...
 
-        waiting, other = [await asyncio.to_thread(note.apply_async, countdown=3600) for _ in range(2)]
+        waiting, other = [await note.aapply_async(countdown=3600) for _ in range(2)]
 
-        home = here.app._home
-        assert isinstance(home, HostedHome)
-        assert await home.acancel(waiting.id)
-        assert not await home.acancel(waiting.id)
+        assert await waiting.acancel()
+        assert not await waiting.acancel()
         assert (waiting.state, other.state) == ("CANCELLED", "SCHEDULED")
+
+
+async def test_a_task_can_be_called_off_without_a_place_for_results(tmp_path: Path) -> None:
+    async with hosted(tmp_path, results=None) as here:
+
+        @here.app.task
+        async def note() -> None: ...
+
+        waiting = await note.aapply_async(countdown=3600)
+
+        assert await waiting.acancel()
+        assert not await asyncio.to_thread(waiting.cancel)
+
+
+async def test_progress_and_what_is_forgotten_are_as_with_any_broker(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as here:
+        go_on = asyncio.Event()
+
+        @here.app.task(bind=True)
+        async def import_rows(context: Context) -> int:
+            context.progress(30, 100, "Importing")
+            await go_on.wait()
+            return 100
+
+        result = await import_rows.adelay()
+        await until(lambda: result.progress)
+        seen = result.progress
+        go_on.set()
+
+        assert await result.aget(SOON_S) == 100
+        assert seen is not None
+        assert (seen.done, seen.total, seen.note) == (30, 100, "Importing")
+        assert result.progress is None
+        await result.aforget()
+        assert (result.state, result.result) == ("SUCCEEDED", None)
+
+
+async def test_of_many_calls_each_comes_as_it_ends(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as here:
+
+        @here.app.task
+        async def double(number: int) -> int:
+            return 2 * number
+
+        results = await double.adelay_many(double.call(n) for n in range(30))
+
+        assert {await each.aget() async for each in as_completed(results)} == {2 * n for n in range(30)}
 
 
 async def test_an_app_that_is_full_leaves_the_next_attempt_to_the_ladder(tmp_path: Path) -> None:
@@ -525,7 +570,7 @@ async def test_a_task_with_a_flow_waits_at_its_key_also_when_it_is_delayed(tmp_p
         @here.app.task(flow=Flow(rate=5, period="1m", key="tenant:{tenant}"))
         async def note(tenant: str) -> None: ...
 
-        await asyncio.to_thread(note.apply_async, ("acme",), countdown=3600)
+        await note.aapply_async(("acme",), countdown=3600)
         [entry] = (await here.client.send(calls.log())).items
         message = await here.client.send(calls.message(entry.message_id))
 

@@ -17,7 +17,7 @@ from qtasks import ConfigurationError, QTasks
 from qtasks.clock import ManualClock, SystemClock
 from qtasks.errors import StoreError, StoreUnusable
 from qtasks.home.result_store import SqliteResults, open_results
-from qtasks.protocol.results import ResultView
+from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.tasks.recording import Record
 from tests.support.homes import SOON_S, remote_settings
 
@@ -119,6 +119,28 @@ def test_a_forgotten_value_is_gone_and_the_state_stays(kept: SqliteResults) -> N
     assert kept.forget("tsk_1")
     assert not kept.forget("tsk_1")
     assert kept.result("tsk_1") == replace(DONE, value=None)
+
+
+def test_of_some_tasks_those_count_that_have_finished_or_are_unknown(kept: SqliteResults) -> None:
+    kept.store([record(replace(view, task_id=name)) for name, view in (("a", DONE), ("b", RUNNING))])
+    kept.store([record(replace(view, task_id=name)) for name, view in (("c", FAILED), ("d", QUEUED))])
+
+    assert kept.settled(["d", "c", "b", "a", "nobody"]) == ["c", "a", "nobody"]
+    assert kept.settled(["b", "d"]) == []
+    assert kept.settled([], 60_000) == []
+
+
+def test_progress_is_kept_until_the_task_has_finished(kept: SqliteResults, clock: ManualClock) -> None:
+    report = ProgressReport(30, 100, "Importing")
+    kept.store([record(RUNNING)])
+    kept.report_progress({"tsk_1": report, "nobody": report})
+    assert kept.result("tsk_1").progress == replace(report, reported_at=clock.now())
+
+    kept.store([record(replace(RUNNING, state="RETRYING"))])
+    assert kept.result("tsk_1").progress is not None
+    kept.store([record(DONE)])
+    kept.report_progress({"tsk_1": report})
+    assert kept.result("tsk_1") == DONE
 
 
 def test_a_wait_on_a_thread_ends_with_the_task(tmp_path: Path) -> None:
