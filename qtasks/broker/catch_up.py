@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qtasks.protocol.cron import Cron
+from qtasks.protocol.every import Timing
 
 LATEST, ALL, NONE = "latest", "all", "none"
 HARDLY_LATE_MS = 60_000  # contract 1.7
@@ -23,19 +23,19 @@ class Due:
     next_at: int
 
 
-def fires_due(cron: Cron, next_at: int, now: int, policy: str) -> Due:
+def fires_due(timing: Timing, next_at: int, now: int, policy: str) -> Due:
     """Say what to fire at `now` of a schedule whose next fire was to be at `next_at`.
 
     With `all`, a hundred are made at once at most; the next call goes on from there.
     """
     if policy == ALL:
         fires = [next_at]
-        following = cron.next_after(next_at)
+        following = timing.next_after(next_at)
         while following <= now and len(fires) < MOST_AT_ONCE:
             fires.append(following)
-            following = cron.next_after(following)
+            following = timing.next_after(following)
         return Due(fires, following)
-    latest = cron.latest_between(next_at - 1, now)
+    latest = timing.latest_between(next_at - 1, now)
     if latest is None or (policy == NONE and now - latest >= HARDLY_LATE_MS):
-        return Due((), cron.next_after(now))
-    return Due((latest,), cron.next_after(now))
+        return Due((), timing.next_after(now))
+    return Due((latest,), timing.next_after(now))

@@ -6,10 +6,13 @@ Whoever makes the attempt has signed it before and sends them: over HTTP, or to 
 from __future__ import annotations
 
 from qtasks.broker.store.records import Claim
+from qtasks.protocol.headers import SCHEDULED_AT
 
 USER_AGENT = "Upstash-QStash"
 # What only the broker may say, even where it says nothing.
-RESERVED = frozenset({"Upstash-Caller-Ip", "Upstash-Topic-Name", "Upstash-Schedule-Id", "Upstash-Region"})
+RESERVED = frozenset(
+    {"Upstash-Caller-Ip", "Upstash-Topic-Name", "Upstash-Schedule-Id", "Upstash-Region", SCHEDULED_AT}
+)
 
 
 def delivery_headers(
@@ -28,6 +31,7 @@ def delivery_headers(
         "Upstash-Caller-Ip": claim.caller_ip,
         "Upstash-Topic-Name": claim.extras.group,
         "Upstash-Schedule-Id": claim.extras.schedule_id,
+        SCHEDULED_AT: None if claim.extras.fired_at is None else str(claim.extras.fired_at),
         "Upstash-Region": region,
         "Authorization": None if key is None else f"Bearer {key}",
     }

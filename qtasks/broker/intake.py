@@ -248,7 +248,14 @@ def _place(queue: str | None, declared: QueueSpec | None, extras: Extras) -> tup
 
 def _extras(outgoing: Outgoing, api: str | None) -> Extras:
     options = outgoing.options
-    given = (outgoing.group_name, outgoing.endpoint_name, outgoing.schedule_id, api, options.expires_at)
+    given = (
+        outgoing.group_name,
+        outgoing.endpoint_name,
+        outgoing.schedule_id,
+        api,
+        outgoing.fired_at,
+        options.expires_at,
+    )
     asked = ASKED(options)
     if asked == NOTHING_ASKED and not any(given):
         return NO_EXTRAS

@@ -1,4 +1,5 @@
-"""The use cases of schedules: a cron expression and the message that each of its fires makes (contract 1.7).
+"""The use cases of schedules: a cron expression or an interval, and the message that each fire makes
+(contract 1.7).
 
 The loop that fires what is due is in `scheduler.py`; `fire` is what it does in a transaction.
 """
@@ -8,24 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qtasks.broker.catch_up import LATEST, NONE, fires_due
+from qtasks.broker.catch_up import LATEST, NONE, Due, fires_due
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.intake import Intake, plain_headers
 from qtasks.broker.store import messages, schedules
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import NewMessage
-from qtasks.broker.store.schedules import Pairs, StoredSchedule
+from qtasks.broker.store.schedules import StoredSchedule
 from qtasks.broker.store.views import header_lists, shown_settings
 from qtasks.broker.url_groups import find_group
 from qtasks.clock import Clock
 from qtasks.errors import BadRequest, InvalidValue, NotFound, QuotaExceeded, RequestError
 from qtasks.ids import Ids
-from qtasks.protocol.cron import parse_cron
 from qtasks.protocol.destinations import API_NAMES
-from qtasks.protocol.headers import parse_options, render_options
-from qtasks.protocol.resources import ScheduleView
+from qtasks.protocol.every import Timing, parse_timing
+from qtasks.protocol.headers import Options, parse_options, render_options
+from qtasks.protocol.resources import RunState, ScheduleView
 from qtasks.protocol.shapes import Outgoing
 from qtasks.protocol.shown import redacted
+
+SKIP = "skip"
+SKIPPED = "skipped: the messages of the fire before have not finished"
 
 
 class Schedules:
@@ -41,13 +45,12 @@ class Schedules:
         self._ids = ids
 
     def create(self, asked: Outgoing) -> str:
-        """Make a schedule of a message with `Upstash-Cron`, replacing the one of its id; give the id.
+        """Make a schedule of a message that says when, replacing the one of its id; give the id.
 
         Raises `BadRequest`, `NotFound` for an unknown URL group, and `QuotaExceeded`.
         """
         options = asked.options
-        if options.cron is None:
-            raise BadRequest("Upstash-Cron: a schedule needs a cron expression, such as 0 9 * * *")
+        timing = _timing(options)
         if options.not_before is not None:
             raise BadRequest("Upstash-Not-Before: a schedule cannot have one; use Upstash-Delay")
         if options.task_id is not None:
@@ -59,6 +62,7 @@ class Schedules:
         kept = replace(
             options,
             cron=None,
+            every=None,
             schedule_id=None,
             dedup_id=None,
             dedup_window_ms=None,
@@ -67,18 +71,18 @@ class Schedules:
         )
         schedule = StoredSchedule(
             id=options.schedule_id or self._ids.schedule_id(),
-            cron=options.cron.text,
+            cron=timing.text,
             destination=asked.destination,
             options=tuple(render_options(kept)),
             body=asked.body,
             caller_ip=asked.caller_ip,
             created_at=now,
             is_paused=False,
-            next_at=options.cron.next_after(now),
+            next_at=timing.next_after(now),
         )
 
         def work(session: Session) -> None:
-            self._messages(session, schedule, now)  # what no fire could make is refused now
+            self._messages(session, schedule, now, now)  # what no fire could make is refused now
             if schedules.find(session, schedule.id) is None:
                 self._check_room(session)
             schedules.save(session, schedule)
@@ -107,7 +111,7 @@ class Schedules:
         def work(session: Session) -> None:
             schedule = _found(session, id_)
             if schedule.is_paused != paused:
-                following = None if paused else parse_cron(schedule.cron).next_after(now)
+                following = None if paused else parse_timing(schedule.cron).next_after(now)
                 schedules.set_paused(session, id_, paused, following)
 
         self._database.run(work)
@@ -126,55 +130,73 @@ class Schedules:
     def _fire_one(self, session: Session, schedule: StoredSchedule, now: int) -> int:
         assert schedule.next_at is not None  # it is due
         try:
-            cron, policy = parse_cron(schedule.cron), self._policy(schedule)
+            options = parse_options(schedule.options)
+            due = fires_due(parse_timing(schedule.cron), schedule.next_at, now, self._catch_up(options))
         except (InvalidValue, RequestError) as error:  # its time zone is gone from this machine, perhaps
             if schedules.take_turn(session, schedule, None):
                 schedules.tell_run(session, schedule.id, now, (), str(error))
             return 0
-        due = fires_due(cron, schedule.next_at, now, policy)
         if not schedules.take_turn(session, schedule, due.next_at):
             return 0
-        made = 0
-        for fire_at in due.fires:
-            made += self._run(session, schedule, fire_at, now)
-        return made
+        if options.overlap == SKIP:
+            return self._fire_alone(session, schedule, due, now)
+        return sum(len(self._run(session, schedule, fire_at, now)) for fire_at in due.fires)
 
-    def _policy(self, schedule: StoredSchedule) -> str:
-        if self._config.strict:
-            return NONE
-        return parse_options(schedule.options).catch_up or LATEST
+    def _fire_alone(self, session: Session, schedule: StoredSchedule, due: Due, now: int) -> int:
+        """Make what the first of these fires makes, unless that of the fire before has not finished."""
+        if not due.fires:
+            return 0
+        before = schedules.run_states(session, schedule.last_messages)
+        if RunState.IN_PROGRESS in before.values():
+            schedules.tell_skipped(session, schedule.id, SKIPPED)
+            return 0
+        made = self._run(session, schedule, due.fires[0], now)
+        if made and len(due.fires) > 1:
+            schedules.tell_skipped(session, schedule.id, SKIPPED)
+        return len(made)
 
-    def _run(self, session: Session, schedule: StoredSchedule, fire_at: int, now: int) -> int:
+    def _catch_up(self, options: Options) -> str:
+        return NONE if self._config.strict else options.catch_up or LATEST
+
+    def _run(self, session: Session, schedule: StoredSchedule, fire_at: int, now: int) -> Sequence[str]:
+        """Make what one fire makes; give the ids."""
         try:
-            wanted = self._messages(session, schedule, now)
-            answers = messages.enqueue(session, wanted, now)
+            answers = messages.enqueue(session, self._messages(session, schedule, fire_at, now), now)
         except RequestError as error:
             schedules.tell_run(session, schedule.id, fire_at, (), str(error))
-            return 0
+            return ()
         ids = [each.message_id for each in answers]
         schedules.tell_run(session, schedule.id, fire_at, ids, None)
-        return len(ids)
+        return ids
 
-    def _messages(self, session: Session, schedule: StoredSchedule, now: int) -> list[NewMessage]:
+    def _messages(
+        self, session: Session, schedule: StoredSchedule, fire_at: int, now: int
+    ) -> list[NewMessage]:
         """Make what one fire makes: a message, or one for each endpoint of a URL group."""
         destination = schedule.destination
-        if "://" in destination or destination in API_NAMES:
-            targets: list[tuple[str, str | None, str | None]] = [(destination, None, None)]
-            defaults: Pairs = ()
-        else:
+        targets: list[tuple[str, str | None, str | None]] = [(destination, None, None)]
+        options = parse_options(schedule.options)
+        if "://" not in destination and destination not in API_NAMES:
             group = find_group(session, destination)
             targets = [(each.url, destination, each.name) for each in group.view.endpoints]
-            defaults = group.headers
-        options = parse_options(schedule.options, defaults=defaults)
-        queue = options.schedule_queue
+            options = parse_options(schedule.options, defaults=group.headers)
+        elif options.result_ttl_ms is not None:
+            # A result can be kept of each fire, and asked for by whoever knows its instant.
+            options = replace(options, task_id=f"{schedule.id}.{fire_at}")
         asked = Outgoing(
-            destination, schedule.body, options, queue, schedule.caller_ip, schedule_id=schedule.id
+            destination,
+            schedule.body,
+            options,
+            options.schedule_queue,
+            schedule.caller_ip,
+            schedule_id=schedule.id,
+            fired_at=None if self._config.strict else fire_at,
         )
         return [
             self._intake.prepare(
-                replace(asked, destination=url, group_name=group_name, endpoint_name=endpoint), now
+                replace(asked, destination=url, group_name=name, endpoint_name=endpoint), now
             )
-            for url, group_name, endpoint in targets
+            for url, name, endpoint in targets
         ]
 
     def _view(self, session: Session, schedule: StoredSchedule) -> ScheduleView:
@@ -202,6 +224,13 @@ class Schedules:
             **shown_settings(options),
         )
         return redacted(view, options.redact)
+
+
+def _timing(options: Options) -> Timing:
+    timing = options.every or options.cron
+    if timing is None:
+        raise BadRequest("Upstash-Cron: a schedule needs a cron expression, such as 0 9 * * *")
+    return timing
 
 
 def _found(session: Session, id_: str) -> StoredSchedule:

@@ -16,6 +16,7 @@ from qtasks.protocol.text import quoted
 
 UNIQUE = ("started", "finished")
 CATCH_UP = ("latest", "all", "none")
+OVERLAP = ("allow", "skip")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_LABEL_BYTES = 256
 # An index entry of PostgreSQL holds less than 2,704 bytes, and this id stands in one.
@@ -119,8 +120,17 @@ def read_queue_name(text: str) -> str:
 
 def read_catch_up(text: str) -> str:
     """Read what a schedule does about fires that were missed."""
-    if text.lower() not in CATCH_UP:
-        raise InvalidValue(f"must be one of {', '.join(CATCH_UP)}, not {quoted(text)}")
+    return _choice(text, CATCH_UP)
+
+
+def read_overlap(text: str) -> str:
+    """Read what a schedule does at a fire while the messages of the fire before have not finished."""
+    return _choice(text, OVERLAP)
+
+
+def _choice(text: str, choices: tuple[str, ...]) -> str:
+    if text.lower() not in choices:
+        raise InvalidValue(f"must be one of {', '.join(choices)}, not {quoted(text)}")
     return text.lower()
 
 

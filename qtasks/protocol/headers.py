@@ -17,6 +17,7 @@ from qtasks.protocol import header_values as values
 from qtasks.protocol.cron import Cron, parse_cron
 from qtasks.protocol.destinations import check_url
 from qtasks.protocol.durations import format_duration, parse_duration_ms
+from qtasks.protocol.every import Every, read_every, write_every
 from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, FlowSpec, parse_flow, render_flow
 from qtasks.protocol.redact import Redaction, parse_redaction, render_redaction
 from qtasks.protocol.text import UNSENDABLE, quoted
@@ -67,9 +68,11 @@ class Options:
     flow: FlowSpec | None = None
     redact: Redaction | None = None
     cron: Cron | None = None
+    every: Every | None = None
     schedule_id: str | None = None
     schedule_queue: str | None = None
     catch_up: str | None = None
+    overlap: str | None = None
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -144,10 +147,15 @@ ROWS = (
     Row("Upstash-Cron", "cron", parse_cron, lambda cron: cron.text),
     Row("Upstash-Schedule-Id", "schedule_id", values.read_schedule_id, str),
     Row("Upstash-Queue-Name", "schedule_queue", values.read_queue_name, str),
+    Row("Qtasks-Every", "every", read_every, write_every),
     Row("Qtasks-Catch-Up", "catch_up", values.read_catch_up, str),
+    Row("Qtasks-Overlap", "overlap", values.read_overlap, str),
 )
 
 CALLBACKS = (("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback"))
+
+# Tells a destination which fire of its schedule a message is for, in Unix milliseconds.
+SCHEDULED_AT = "Qtasks-Scheduled-At"
 
 # Schedules are made by requests, and these would make one of a callback.
 _NOT_FOR_CALLBACKS = {"upstash-cron", "upstash-schedule-id", "upstash-queue-name"}

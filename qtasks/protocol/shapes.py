@@ -53,7 +53,7 @@ class Outgoing:
     """One message to publish, or to enqueue where a queue is named.
 
     `destination` is a URL, or the name of an API such as `api/llm`. Who called, and the URL group or the
-    schedule that the message comes from, are known to the broker alone.
+    fire of a schedule that the message comes from, are known to the broker alone.
     """
 
     destination: str
@@ -64,6 +64,7 @@ class Outgoing:
     group_name: str | None = None
     endpoint_name: str | None = None
     schedule_id: str | None = None
+    fired_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from qstash import Receiver
 
 from qtasks.broker.http_delivery import HttpDeliverer
 from qtasks.broker.security import DestinationRules, parse_rules
+from qtasks.broker.store.extras import Extras
 from qtasks.clock import SystemClock
 from qtasks.protocol.signature import verify
 from tests.support.deliveries import KEY, LIMIT, NOW, claim, deliver, new_deliverer
@@ -114,6 +115,18 @@ async def test_a_sender_cannot_forge_its_address(
     await deliver(deliverer, claim(server.url, headers=headers, caller_ip=caller_ip))
 
     assert "6.6.6.6" not in dict(server.last.headers).values()
+
+
+@pytest.mark.parametrize("fired_at", [1_893_456_000_000, None])
+async def test_the_fire_of_a_schedule_is_told_by_the_broker_alone(
+    deliverer: HttpDeliverer, server: WireServer, fired_at: int | None
+) -> None:
+    headers = (("Qtasks-Scheduled-At", "1"),)
+    extras = Extras(schedule_id="beat", fired_at=fired_at)
+    await deliver(deliverer, claim(server.url, headers=headers, extras=extras))
+
+    told = dict(server.last.headers).get("Qtasks-Scheduled-At")
+    assert told == (None if fired_at is None else "1893456000000")
 
 
 async def test_a_workflow_s_forwarded_upstash_headers_pass(

@@ -8,6 +8,7 @@ import pytest
 
 from qtasks.errors import BadRequest
 from qtasks.protocol.cron import parse_cron
+from qtasks.protocol.every import Every
 from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import (
     MAX_FORWARDED,
@@ -46,7 +47,9 @@ SAMPLES = [
     ("Upstash-Cron", "CRON_TZ=UTC 0 4 * * MON", Options(cron=parse_cron("CRON_TZ=UTC 0 4 * * MON"))),
     ("Upstash-Schedule-Id", "nightly-1", Options(schedule_id="nightly-1")),
     ("Upstash-Queue-Name", "mail", Options(schedule_queue="mail")),
+    ("Qtasks-Every", "1m30s", Options(every=Every(90_000))),
     ("Qtasks-Catch-Up", "all", Options(catch_up="all")),
+    ("Qtasks-Overlap", "Skip", Options(overlap="skip")),
     ("Upstash-Callback", "https://c.example/?a=,b", Options(callback=Callback("https://c.example/?a=,b"))),
     ("Upstash-Failure-Callback", "http://f", Options(failure_callback=Callback("http://f"))),
     ("Upstash-Forward-X-Api-KEY", "k", Options(forward=(("X-Api-Key", "k"),))),

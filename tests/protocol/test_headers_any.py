@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from qtasks.errors import BadRequest
 from qtasks.protocol.cron import parse_cron
 from qtasks.protocol.durations import MAX_MS
+from qtasks.protocol.every import Every
 from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import (
     CALLBACKS,
@@ -74,7 +75,9 @@ OPTIONS = st.builds(
     cron=st.none() | st.sampled_from(["@daily", "CRON_TZ=Asia/Tokyo 0 4 * * 1-5"]).map(parse_cron),
     schedule_id=st.none() | IDS,
     schedule_queue=st.none() | IDS,
+    every=st.none() | st.integers(1000, 10**10).map(Every),
     catch_up=st.sampled_from([None, "latest", "all", "none"]),
+    overlap=st.sampled_from([None, "allow", "skip"]),
     callback=st.none() | CALLBACK,
     failure_callback=st.none() | CALLBACK,
 )

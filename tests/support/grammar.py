@@ -139,5 +139,7 @@ OF_HEADERS: dict[str, Texts] = {
     "Upstash-Cron": CRONS,
     "Upstash-Schedule-Id": IDS,
     "Upstash-Queue-Name": IDS,
+    "Qtasks-Every": DURATIONS,
     "Qtasks-Catch-Up": st.sampled_from(["latest", "All", "none"]),
+    "Qtasks-Overlap": st.sampled_from(["allow", "Skip"]),
 }

@@ -79,7 +79,9 @@ def refuse_schedule_options(options: Options) -> None:
         ("Upstash-Cron", options.cron),
         ("Upstash-Schedule-Id", options.schedule_id),
         ("Upstash-Queue-Name", options.schedule_queue),
+        ("Qtasks-Every", options.every),
         ("Qtasks-Catch-Up", options.catch_up),
+        ("Qtasks-Overlap", options.overlap),
     ):
         if value is not None:
             raise BadRequest(f"{header}: only a schedule can have it; make one with POST /v2/schedules/…")

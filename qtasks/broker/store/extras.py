@@ -14,7 +14,7 @@ from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import Callback, Options, parse_options, render_options
 from qtasks.protocol.redact import Redaction
 
-PLAIN = ("group", "endpoint", "schedule_id", "api", "expires_at")
+PLAIN = ("group", "endpoint", "schedule_id", "api", "fired_at", "expires_at")
 OPTIONS = ("flow", "redact", "callback", "failure_callback")
 
 
@@ -23,13 +23,15 @@ class Extras:
     """Where a message comes from and what beyond its delivery it asks for.
 
     `group` and `endpoint` name the URL group and the endpoint in it, `api` the API whose key it is
-    sent with. From `expires_at` on (Unix ms), no attempt starts any more.
+    sent with. `fired_at` is the instant of the schedule's fire. From `expires_at` on, no attempt starts
+    any more. Both are Unix ms.
     """
 
     group: str | None = None
     endpoint: str | None = None
     schedule_id: str | None = None
     api: str | None = None
+    fired_at: int | None = None
     expires_at: int | None = None
     flow: FlowSpec | None = None
     redact: Redaction | None = None

@@ -17,7 +17,10 @@ ENDS = {LogKind.DELIVERED: RunState.SUCCESS}
 
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
-    """A schedule; `options` are the headers that stand for the message of each fire. Instants in ms."""
+    """A schedule; `options` are the headers that stand for the message of each fire. Instants in ms.
+
+    `cron` is a cron expression, or `@every` and an interval.
+    """
 
     id: str
     cron: str
@@ -109,6 +112,11 @@ def tell_run(
     """Keep what the last run made, or why it made nothing."""
     row = {"id": id_, "at": fired_at, "messages": orjson.dumps(message_ids), "error": error}
     session.run("schedule_tell_run", row)
+
+
+def tell_skipped(session: Session, id_: str, reason: str) -> None:
+    """Say why a fire has made nothing; what the last run made stays known."""
+    session.run("schedule_tell_skipped", {"id": id_, "reason": reason})
 
 
 def set_paused(session: Session, id_: str, paused: bool, next_at: int | None) -> bool:

@@ -10,7 +10,7 @@ from qtasks.broker.api.flow_control import MOST
 from qtasks.broker.api.openapi.bodies import DEAD_CURSOR, LOGGED, NAME, URL
 from qtasks.broker.api.openapi.schemas import Json, list_of
 from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, MAX_FLOW_KEY_BYTES
-from qtasks.protocol.header_values import CATCH_UP, MAX_DEDUP_ID_BYTES, METHODS, UNIQUE
+from qtasks.protocol.header_values import CATCH_UP, MAX_DEDUP_ID_BYTES, METHODS, OVERLAP, UNIQUE
 from qtasks.protocol.headers import ROWS
 from qtasks.protocol.shapes import State
 
@@ -24,7 +24,7 @@ _DURATION: Json = {
     "pattern": r"^([0-9]{1,12}|([0-9]{1,12}[smhdSMHD]|[0-9]{1,12}\.[0-9]{1,9}[sS])+)$",
     "maxLength": 64,
 }
-_SCHEDULED = "Only with `Upstash-Cron`."
+_SCHEDULED = "Only with a schedule."
 
 # By field of `Options`: schema, example, what it does.
 _SETTINGS: dict[str, tuple[Json, object, str]] = {
@@ -76,10 +76,20 @@ _SETTINGS: dict[str, tuple[Json, object, str]] = {
     ),
     "schedule_id": (NAME, "nightly", "The id of the schedule; one that exists is replaced."),
     "schedule_queue": (NAME, "mail", "The queue that the schedule puts its messages into."),
+    "every": (
+        _DURATION,
+        "30s",
+        "How often the schedule fires, from 1s to 366d, counted from 1970; wins over `Upstash-Cron`.",
+    ),
     "catch_up": (
         {"type": "string", "enum": list(CATCH_UP)},
         "latest",
         "Which fires that were missed are made up for.",
+    ),
+    "overlap": (
+        {"type": "string", "enum": list(OVERLAP)},
+        "skip",
+        "Whether a fire is left out while the messages of the one before have not finished.",
     ),
 }
 # OpenAPI describes the content type with the body.
@@ -112,7 +122,13 @@ _MORE: tuple[tuple[str, Json, object, str], ...] = (
     ("Upstash-Header-Forward", _FLAG, "true", "Forward plain headers too, those of a webhook."),
 )
 
-_SCHEDULE_ONLY = ("Upstash-Schedule-Id", "Upstash-Queue-Name", "Qtasks-Catch-Up")
+_SCHEDULE_ONLY = (
+    "Upstash-Schedule-Id",
+    "Upstash-Queue-Name",
+    "Qtasks-Every",
+    "Qtasks-Catch-Up",
+    "Qtasks-Overlap",
+)
 _DELAYS = ("Upstash-Delay", "Upstash-Not-Before")
 _DEDUPLICATION = (
     "Upstash-Deduplication-Id",

@@ -40,6 +40,11 @@ UPDATE schedules
 SET last_at = :at, last_messages = :messages, error = :error
 WHERE id = :id
 
+-- name: schedule_tell_skipped
+UPDATE schedules
+SET error = :reason
+WHERE id = :id
+
 -- name: schedule_pause
 UPDATE schedules
 SET paused = :paused, next_at = coalesce(:next_at, next_at)
