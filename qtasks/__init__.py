@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from qtasks.tasks.context import Context, current
     from qtasks.tasks.default import task
     from qtasks.tasks.keys import Flow, Unique
+    from qtasks.tasks.periodic import Periodic, cron, every
     from qtasks.tasks.progress import track
     from qtasks.tasks.queues import Queue
     from qtasks.tasks.result_info import Progress, RemoteError, TaskInfo
@@ -49,6 +50,7 @@ _LAZY = {
     "AsyncResult": "qtasks.tasks.results",
     "Context": "qtasks.tasks.context",
     "Flow": "qtasks.tasks.keys",
+    "Periodic": "qtasks.tasks.periodic",
     "Progress": "qtasks.tasks.result_info",
     "QTasks": "qtasks.home.app",
     "Queue": "qtasks.tasks.queues",
@@ -58,7 +60,9 @@ _LAZY = {
     "TaskInfo": "qtasks.tasks.result_info",
     "Unique": "qtasks.tasks.keys",
     "as_completed": "qtasks.tasks.completed",
+    "cron": "qtasks.tasks.periodic",
     "current": "qtasks.tasks.context",
+    "every": "qtasks.tasks.periodic",
     "task": "qtasks.tasks.default",
     "track": "qtasks.tasks.progress",
 }
@@ -74,6 +78,7 @@ __all__ = [
     "Context",
     "EncodeError",
     "Flow",
+    "Periodic",
     "Progress",
     "QTasks",
     "QTasksError",
@@ -96,7 +101,9 @@ __all__ = [
     "WaitRefused",
     "__version__",
     "as_completed",
+    "cron",
     "current",
+    "every",
     "task",
     "track",
 ]

@@ -29,6 +29,7 @@ from qtasks.protocol.shapes import Outgoing
 from qtasks.protocol.shown import redacted
 
 SKIP = "skip"
+EXPIRED = "expired: no broker was there in time"
 SKIPPED = "skipped: the messages of the fire before have not finished"
 
 
@@ -56,19 +57,14 @@ class Schedules:
         if options.task_id is not None:
             raise BadRequest("Qtasks-Task-Id: it names one call, and a schedule makes many")
         if options.expires_at is not None:
-            raise BadRequest("Qtasks-Expires: it is one instant, and a schedule goes on")
+            raise BadRequest(
+                "Qtasks-Expires: it is one instant, and a schedule goes on; use Qtasks-Expires-After"
+            )
         now = self._clock.now()
-        # A deduplication id would stop every fire but the first (contract 1.7).
-        kept = replace(
-            options,
-            cron=None,
-            every=None,
-            schedule_id=None,
-            dedup_id=None,
-            dedup_window_ms=None,
-            unique=None,
-            content_dedup=False,
-        )
+        kept = replace(options, cron=None, every=None, schedule_id=None, content_dedup=False)
+        if options.unique is None and options.dedup_window_ms is None:
+            # An id that holds as long as usual would stop every fire but the first (contract 1.7).
+            kept = replace(kept, dedup_id=None)
         schedule = StoredSchedule(
             id=options.schedule_id or self._ids.schedule_id(),
             cron=timing.text,
@@ -159,15 +155,14 @@ class Schedules:
         return NONE if self._config.strict else options.catch_up or LATEST
 
     def _run(self, session: Session, schedule: StoredSchedule, fire_at: int, now: int) -> Sequence[str]:
-        """Make what one fire makes; give the ids."""
+        """Make what one fire makes; give the ids of what was not there already."""
         try:
             answers = messages.enqueue(session, self._messages(session, schedule, fire_at, now), now)
         except RequestError as error:
             schedules.tell_run(session, schedule.id, fire_at, (), str(error))
             return ()
-        ids = [each.message_id for each in answers]
-        schedules.tell_run(session, schedule.id, fire_at, ids, None)
-        return ids
+        schedules.tell_run(session, schedule.id, fire_at, [each.message_id for each in answers], None)
+        return [each.message_id for each in answers if not each.deduplicated]
 
     def _messages(
         self, session: Session, schedule: StoredSchedule, fire_at: int, now: int
@@ -183,6 +178,11 @@ class Schedules:
         elif options.result_ttl_ms is not None:
             # A result can be kept of each fire, and asked for by whoever knows its instant.
             options = replace(options, task_id=f"{schedule.id}.{fire_at}")
+        if options.expires_after_ms is not None:
+            expires_at = fire_at + options.expires_after_ms
+            if expires_at <= now:
+                raise BadRequest(EXPIRED)
+            options = replace(options, expires_at=expires_at)
         asked = Outgoing(
             destination,
             schedule.body,

@@ -14,6 +14,7 @@ import orjson
 
 from qtasks.errors import DecodeError, InvalidValue
 from qtasks.protocol.headers import render_options
+from qtasks.protocol.resources import ScheduleView
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
 
@@ -81,6 +82,37 @@ def batch(messages: Sequence[Outgoing]) -> Call[list[Enqueued]]:
         for each in messages
     ]
     return Call("POST", "/v2/batch", _list(Enqueued.from_json), JSON, orjson.dumps(items))
+
+
+def schedules() -> Call[list[ScheduleView]]:
+    """List the schedules (contract 2.7)."""
+    return Call("GET", "/v2/schedules", _list(ScheduleView.from_json))
+
+
+def create_schedule(message: Outgoing) -> Call[str]:
+    """Make a schedule of a message that says when, or replace the one of its id (contract 2.7)."""
+    return Call(
+        "POST",
+        f"/v2/schedules/{message.destination}",
+        lambda body: str(_object(body).get("scheduleId", "")),
+        render_options(message.options),
+        message.body,
+    )
+
+
+def delete_schedule(schedule_id: str) -> Call[None]:
+    """Delete a schedule; there being none is no error (contract 2.7)."""
+    return Call("DELETE", f"/v2/schedules/{_segment(schedule_id)}", _nothing)
+
+
+def pause_schedule(schedule_id: str) -> Call[None]:
+    """Let a schedule fire no more."""
+    return Call("POST", f"/v2/schedules/{_segment(schedule_id)}/pause", _nothing)
+
+
+def resume_schedule(schedule_id: str) -> Call[None]:
+    """Let a paused schedule go on."""
+    return Call("POST", f"/v2/schedules/{_segment(schedule_id)}/resume", _nothing)
 
 
 def message(message_id: str) -> Call[MessageView]:

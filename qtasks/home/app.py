@@ -7,7 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from starlette.types import Receive, Scope, Send
@@ -40,6 +40,7 @@ from qtasks.tasks.queues import Queue
 from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.results import AsyncResult
+from qtasks.tasks.schedules import Timetable, make_timetable
 from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
@@ -157,7 +158,7 @@ class QTasks:
         if scope["type"] == "lifespan":
             await self._serve_lifespan(receive, send)
         elif scope["type"] == "http":
-            if not self._lifespans and self._is_embedded:
+            if not self._lifespans and (self._is_embedded or self._has_schedules):
                 await self._start_late()
             await self._webhook(scope, receive, send)
 
@@ -207,6 +208,10 @@ class QTasks:
     @property
     def _is_embedded(self) -> bool:
         return self._settings.home is HomeKind.SQLITE
+
+    @cached_property
+    def _has_schedules(self) -> bool:
+        return any(each.schedules for each in (*self._registry, *DEFAULT))
 
     @property
     def _is_hosted(self) -> bool:
@@ -291,6 +296,7 @@ class QTasks:
                 run=runner.run,
                 config=config,
                 ids=self._ids,
+                timetable=self._timetable,
                 queues=self._specs,
                 allow_destinations=settings.allow_destinations,
                 durability=settings.durability,
@@ -298,7 +304,7 @@ class QTasks:
             )
             return EmbeddedHome(self._path, setup, self._clock)
         if settings.home is HomeKind.HTTP:
-            return RemoteHome(settings, self._clock)
+            return RemoteHome(settings, self._clock, self._timetable)
         if self._is_hosted:
             return HostedHome(
                 settings,
@@ -327,6 +333,19 @@ class QTasks:
             ids=self._ids,
         )
         return Caller(self._home, self._home, packer, self._clock)
+
+    def _timetable(self) -> Timetable:
+        """Collect the schedules of all tasks that this app runs."""
+        shared = [each for each in DEFAULT if each.schedules]
+        if shared:
+            CALLERS.only()  # else every app of the process would have them called
+        return make_timetable(
+            self._name,
+            self._destination(),
+            self._get_signer(),
+            [*self._registry, *shared],
+            self._caller.scheduled,
+        )
 
     def _get_caller(self) -> Caller:
         return self._caller

@@ -270,6 +270,7 @@ class EmbeddedHome:
 
     async def start(self) -> None:
         """Become the owner, or stand by to take over from the one there is."""
+        self._setup.timetable()  # what is wrong with a schedule shows in every process
         self._is_started = True
         ends_at = self._clock.monotonic() + TRANSIENT_MS
         while not await self._try_to_own():

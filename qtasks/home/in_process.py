@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from qtasks.broker.store.records import Claim, Reply
+from qtasks.protocol.headers import SCHEDULED_AT
 from qtasks.tasks.answers import uncounted
 from qtasks.tasks.envelope import SIGNATURE_HEADER
 from qtasks.tasks.execution import Delivery, Executor
@@ -32,6 +33,8 @@ class AppRunner:
 
     async def _run(self, claim: Claim, tell: Tell) -> None:
         headers = {name.lower(): value for name, value in claim.headers}
+        if claim.extras.fired_at is not None:
+            headers[SCHEDULED_AT.lower()] = str(claim.extras.fired_at)
         signature = headers.get(SIGNATURE_HEADER.lower())
         delivery = Delivery(claim.id, claim.body, signature, claim.attempt - 1, headers)
         try:

@@ -25,10 +25,12 @@ from qtasks.clock import Clock
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import Ownership, bind_socket
+from qtasks.home.periodic import synchronise
 from qtasks.home.ports import bind_port
 from qtasks.home.stores import open_store
 from qtasks.ids import Ids
 from qtasks.protocol.headers import QueueSpec
+from qtasks.tasks.schedules import Timetable
 
 ABANDON_S = 2
 Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
@@ -42,6 +44,7 @@ class OwnerSetup:
     run: Run
     config: BrokerConfig
     ids: Ids
+    timetable: Callable[[], Timetable]
     queues: Mapping[str, QueueSpec] = field(default_factory=dict)
     allow_destinations: tuple[str, ...] = ()
     durability: str = "full"
@@ -150,6 +153,7 @@ class Owner:
             raise
         try:
             self.broker.declare(setup.queues)
+            synchronise(self.broker.schedules, setup.timetable())  # before any of them fires
             in_process = InProcessDeliverer(setup.run, app_loop)
             self._node = Node(
                 self.broker,

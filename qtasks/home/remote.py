@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from qtasks.client import calls
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError, RequestError
+from qtasks.home.periodic import Synchroniser
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
+from qtasks.tasks.schedules import Timetable
 from qtasks.tasks.senders import HttpSender
 
 
 class RemoteHome:
-    """Sends to, and asks, a broker at `settings.broker`; says at first use what is not configured."""
+    """Sends to, and asks, a broker at `settings.broker`; says at first use what is not configured.
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    `timetable` gives the app's schedules, of which the broker is told at the start.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, timetable: Callable[[], Timetable]) -> None:
         self._settings = settings
         self._sender = HttpSender(
             settings.address, settings.token or "", clock=clock, budget_ms=settings.send_budget_ms
         )
+        self._synchroniser = Synchroniser(settings.broker, settings.token or "", timetable, clock)
         self._is_checked = False
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
@@ -75,11 +81,13 @@ class RemoteHome:
                 self._checked().ask(calls.report_progress(task_id, report))
 
     async def start(self) -> None:
-        """Check the settings; there is nothing to run here."""
+        """Check the settings and tell the broker of the schedules; there is nothing to run here."""
         self._checked()
+        await self._synchroniser.start()
 
     async def stop(self) -> None:
         """Close the connections."""
+        await self._synchroniser.stop()
         self._sender.close()
 
     def abandon(self) -> None:

@@ -49,19 +49,15 @@ Timing = Cron | Every
 
 def read_every(text: str) -> Every:
     """Read an interval of the wire, such as `30s` or `1h30m`; raises `InvalidValue`."""
-    return checked_interval(parse_duration_ms(text), quoted(text))
+    interval_ms = parse_duration_ms(text)
+    if not SHORTEST_MS <= interval_ms <= LONGEST_MS:
+        raise InvalidValue(f"must be from one second to 366 days, not {quoted(text)}")
+    return Every(interval_ms)
 
 
 def write_every(every: Every) -> str:
     """Write an interval as `read_every` reads it."""
     return format_duration(every.interval_ms)
-
-
-def checked_interval(ms: int, shown: str) -> Every:
-    """Make an interval of milliseconds; `shown` is how they were given, for an `InvalidValue`."""
-    if not SHORTEST_MS <= ms <= LONGEST_MS:
-        raise InvalidValue(f"must be from one second to 366 days, not {shown}")
-    return Every(ms)
 
 
 def parse_timing(text: str) -> Timing:

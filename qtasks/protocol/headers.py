@@ -73,6 +73,7 @@ class Options:
     schedule_queue: str | None = None
     catch_up: str | None = None
     overlap: str | None = None
+    expires_after_ms: int | None = None
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -150,6 +151,7 @@ ROWS = (
     Row("Qtasks-Every", "every", read_every, write_every),
     Row("Qtasks-Catch-Up", "catch_up", values.read_catch_up, str),
     Row("Qtasks-Overlap", "overlap", values.read_overlap, str),
+    Row("Qtasks-Expires-After", "expires_after_ms", values.read_timeout, format_duration),
 )
 
 CALLBACKS = (("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback"))

@@ -19,6 +19,7 @@ from qtasks.tasks.keys import Span
 from qtasks.tasks.many import Batches, Collection, Sent, TaskCall, collect, land
 from qtasks.tasks.options import Layers, TaskOptions
 from qtasks.tasks.packing import Packer, Target
+from qtasks.tasks.periodic import Periodic
 from qtasks.tasks.results import AsyncResult, ResultSource
 from qtasks.tasks.senders import Sender
 
@@ -121,6 +122,10 @@ class Caller:
     def collection(self) -> Collection:
         """Make a block that gathers the calls of this app."""
         return Collection(self._sender)
+
+    def scheduled(self, target: Target, periodic: Periodic, schedule_id: str) -> Outgoing:
+        """Make the message that stands for all calls of a schedule; raises what `Packer.scheduled` does."""
+        return self._packer.scheduled(target, periodic, schedule_id)
 
     def _sent(
         self,

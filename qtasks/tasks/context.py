@@ -38,7 +38,9 @@ class Context:
     """The queue that the call went to; None if an older version enqueued it."""
     enqueued_at: datetime
     scheduled_at: datetime | None
-    """The instant of `countdown` or `eta`; None for a call that was to run at once."""
+    """The instant of `countdown`, `eta` or a schedule; None for a call that was to run at once."""
+    schedule: str | None
+    """The name of the schedule that made the call, or its number; None if code made it."""
     deadline: datetime | None
     """When this attempt is given up, as `timeout` says."""
     headers: Mapping[str, str] = field(repr=False)
@@ -121,6 +123,7 @@ def make_context(
     queue: str | None = None,
     enqueued_at: int,
     start_at: int | None = None,
+    schedule: str | None = None,
     timeout_ms: int | None = None,
     headers: Mapping[str, str] | None = None,
     clock: Clock,
@@ -135,6 +138,7 @@ def make_context(
         queue=queue,
         enqueued_at=_instant(enqueued_at),
         scheduled_at=None if start_at is None else _instant(start_at),
+        schedule=schedule,
         deadline=None if timeout_ms is None else _instant(clock.now() + timeout_ms),
         headers=headers or {},
         _ends_at=None if timeout_ms is None else clock.monotonic() + timeout_ms,

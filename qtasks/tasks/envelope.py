@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -47,6 +47,10 @@ class Envelope:
     number: int = 0
     """How many times the call was enqueued anew under its id, and how many retries were made till then."""
     spent: int = 0
+    schedule: str | None = None
+    """Of a call by the clock: which of the task's schedules makes it, and how long after its fire it
+    expires. Until the fire is known, `id` is the schedule's: see `of_fire`."""
+    expires_after_ms: int | None = None
 
 
 class EnvelopeSigner:
@@ -95,6 +99,10 @@ def pack(envelope: Envelope) -> bytes:
         meta["labels"] = envelope.labels
     if envelope.result_ttl_ms is not None:
         meta["resultTtl"] = envelope.result_ttl_ms
+    if envelope.schedule is not None:
+        meta["schedule"] = envelope.schedule
+    if envelope.expires_after_ms is not None:
+        meta["expiresAfter"] = envelope.expires_after_ms
     return orjson.dumps(
         {
             "v": VERSION,
@@ -134,6 +142,28 @@ def unpack(body: bytes) -> Envelope:
             result_ttl_ms=meta.get("resultTtl"),
             number=meta.get("number", 0),
             spent=meta.get("spent", 0),
+            schedule=meta.get("schedule"),
+            expires_after_ms=meta.get("expiresAfter"),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error
+
+
+def of_fire(envelope: Envelope, fired_at: str | None, message_id: str, now: int) -> Envelope:
+    """Complete the envelope of a schedule, which is the same for all its calls, for the call of one fire.
+
+    `fired_at` is what the broker says of it, in Unix ms. That is not signed by us: when a schedule fires
+    is for the broker to say. One that says nothing, as hosted QStash, makes the message the call's id.
+    """
+    if envelope.number:  # enqueued anew, by this app, and complete since then
+        return envelope
+    if fired_at is None or not (fired_at.isascii() and fired_at.isdecimal() and len(fired_at) < 15):
+        return replace(envelope, id=message_id, enqueued_at=now)
+    instant, after_ms = int(fired_at), envelope.expires_after_ms
+    return replace(
+        envelope,
+        id=f"{envelope.id}.{instant}",
+        enqueued_at=instant,
+        start_at=instant,
+        expires_at=None if after_ms is None else instant + after_ms,
+    )

@@ -27,9 +27,10 @@ from qtasks.errors import (
     TaskTimeout,
 )
 from qtasks.ids import Ids
+from qtasks.protocol.headers import SCHEDULED_AT
 from qtasks.tasks.answers import CONTINUED, NON_RETRYABLE, UNCOUNTED, Answer, describe, problem, uncounted
 from qtasks.tasks.context import CURRENT, Context, ReportProgress, make_context
-from qtasks.tasks.envelope import Envelope, EnvelopeSigner, unpack
+from qtasks.tasks.envelope import Envelope, EnvelopeSigner, of_fire, unpack
 from qtasks.tasks.hooks import hooks_of, tell
 from qtasks.tasks.limits import await_within, thread_within
 from qtasks.tasks.options import NO_LAYERS, Layers, TaskOptions
@@ -133,6 +134,9 @@ class Executor:
         try:
             self._signer.check(delivery.body, delivery.signature)
             envelope = unpack(delivery.body)
+            if envelope.schedule is not None:
+                fired_at = delivery.headers.get(SCHEDULED_AT.lower())
+                envelope = of_fire(envelope, fired_at, delivery.message_id, self._clock.now())
         except SignatureError as error:
             return problem(403, "SignatureError", str(error))
         except DecodeError as error:
@@ -233,6 +237,7 @@ class Executor:
             queue=envelope.queue,
             enqueued_at=envelope.enqueued_at,
             start_at=envelope.start_at,
+            schedule=envelope.schedule,
             timeout_ms=envelope.timeout_ms,
             headers=delivery.headers,
             clock=self._clock,

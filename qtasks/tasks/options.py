@@ -19,6 +19,7 @@ from qtasks.protocol.header_values import read_labels
 from qtasks.tasks.context import Context
 from qtasks.tasks.keys import Exclusive, Flow, Span, Unique, read_exclusive, read_flow, read_unique
 from qtasks.tasks.ladders import ladder_expression
+from qtasks.tasks.periodic import Periodic
 
 Delay = Span | Sequence[Span] | Callable[[int, BaseException], Span]
 """The same wait each time, a wait for each retry, an expression, or a function of attempt and error."""
@@ -63,6 +64,7 @@ class DeclaredOptions(DefaultOptions, total=False):
     unique: bool | str | Unique
     exclusive: bool | str
     flow: Flow
+    schedule: Periodic | Sequence[Periodic]
 
 
 CALL = frozenset(CallOptions.__annotations__)

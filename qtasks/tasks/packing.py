@@ -14,6 +14,8 @@ from orjson import Fragment, loads
 from qtasks.clock import Clock
 from qtasks.errors import ArgumentsError, BadRequest
 from qtasks.ids import Ids
+from qtasks.protocol.cron import Cron
+from qtasks.protocol.every import Every
 from qtasks.protocol.flow import FlowSpec, check_flow_key
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
@@ -21,6 +23,7 @@ from qtasks.tasks.codec import Signature
 from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
 from qtasks.tasks.keys import FINISHED, STARTED, unique_id
 from qtasks.tasks.options import Layers, TaskOptions
+from qtasks.tasks.periodic import Periodic
 from qtasks.tasks.queues import UNDECLARED, Queue
 
 JSON_TYPE = "application/json"
@@ -112,6 +115,36 @@ class Packer:
         )
         return self._sealed(following, flow, None)
 
+    def scheduled(self, target: Target, periodic: Periodic, schedule_id: str) -> Outgoing:
+        """Make the message that stands for all calls of a schedule: the same one each time this is asked.
+
+        Raises `ArgumentsError` or `EncodeError`.
+        """
+        args, kwargs = target.signature.encode(periodic.args, periodic.kwargs)
+        options = target.options_in(self._layers)
+        flow = _flow(target, options, args, kwargs) if options.has_keys else None
+        envelope = Envelope(
+            task=target.name,
+            id=schedule_id,
+            args=args,
+            kwargs=kwargs,
+            destination=self._destination,
+            enqueued_at=0,
+            timeout_ms=options.timeout_ms,
+            queue=None if flow else options.queue,
+            retries=options.retries,
+            retry_delay=options.retry_delay,
+            labels=options.labels,
+            result_ttl_ms=options.result_ttl_ms,
+            schedule=periodic.name,
+            expires_after_ms=options.expires_ms,
+        )
+        message = self._sealed(envelope, flow, None)
+        told = replace(message.options, dedup_id=None, task_id=None)
+        if options.unique is not None:
+            told = _once(told, target, options, args, kwargs)
+        return replace(message, queue=None, options=_by_the_clock(told, periodic, envelope))
+
     def _sealed(self, envelope: Envelope, flow: FlowSpec | None, dedup_window_ms: int | None) -> Outgoing:
         body = pack(envelope)
         queue = envelope.queue
@@ -137,6 +170,20 @@ class Packer:
             ),
             queue=queue,
         )
+
+
+def _by_the_clock(told: Options, periodic: Periodic, envelope: Envelope) -> Options:
+    timing = periodic.timing
+    return replace(
+        told,
+        cron=timing if isinstance(timing, Cron) else None,
+        every=timing if isinstance(timing, Every) else None,
+        schedule_id=envelope.id,
+        schedule_queue=envelope.queue,
+        expires_after_ms=envelope.expires_after_ms,
+        catch_up=periodic.catch_up,
+        overlap=periodic.overlap,
+    )
 
 
 def _expires_at(options: TaskOptions, now: int, start_at: int | None) -> int | None:

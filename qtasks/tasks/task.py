@@ -29,6 +29,7 @@ from qtasks.tasks.options import (
     TaskOptions,
     read_options,
 )
+from qtasks.tasks.periodic import Periodic, read_schedules
 from qtasks.tasks.registry import Registry, default_name
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Task(Generic[P, T, R]):
         signature: Signature,
         find_caller: FindCaller,
         is_bound: bool = False,
+        schedules: tuple[Periodic, ...] = (),
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -74,6 +76,7 @@ class Task(Generic[P, T, R]):
         self.aliases = aliases
         self.signature = signature
         self.is_bound = is_bound
+        self.schedules = schedules
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self._declared = declared
         self._resolved = (layers, layers.options(declared))
@@ -224,6 +227,7 @@ def make_task(
         raise TaskDefinitionError(f"task {name}: bind={is_bound!r} is not possible; it is True or False")
     if not is_bound and _takes_context(function):
         raise TaskDefinitionError(f"{name}() takes a Context: have it filled in with @task(bind=True)")
+    schedules = written.pop("schedule", ())
     declared = read_options(written, of=f"task {name}", known=DECLARED)
     signature = compile_signature(function, name=name, skip_first=is_bound)
     _check_keys(name, declared, signature)
@@ -236,6 +240,7 @@ def make_task(
         signature=signature,
         find_caller=find_caller,
         is_bound=is_bound,
+        schedules=read_schedules(schedules, signature),
     )
     registry.add(task)
     return task

@@ -130,6 +130,7 @@ SAMPLES = {
     "Qtasks-Every": "30s",
     "Qtasks-Catch-Up": "none",
     "Qtasks-Overlap": "skip",
+    "Qtasks-Expires-After": "10m",
     "Qtasks-Task-Id": "t",
     "Qtasks-Result-TTL": "60",
     "Qtasks-Not-Before": "1000",

@@ -50,6 +50,7 @@ SAMPLES = [
     ("Qtasks-Every", "1m30s", Options(every=Every(90_000))),
     ("Qtasks-Catch-Up", "all", Options(catch_up="all")),
     ("Qtasks-Overlap", "Skip", Options(overlap="skip")),
+    ("Qtasks-Expires-After", "10m", Options(expires_after_ms=600_000)),
     ("Upstash-Callback", "https://c.example/?a=,b", Options(callback=Callback("https://c.example/?a=,b"))),
     ("Upstash-Failure-Callback", "http://f", Options(failure_callback=Callback("http://f"))),
     ("Upstash-Forward-X-Api-KEY", "k", Options(forward=(("X-Api-Key", "k"),))),

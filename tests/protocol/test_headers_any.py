@@ -78,6 +78,7 @@ OPTIONS = st.builds(
     every=st.none() | st.integers(1000, 10**10).map(Every),
     catch_up=st.sampled_from([None, "latest", "all", "none"]),
     overlap=st.sampled_from([None, "allow", "skip"]),
+    expires_after_ms=st.none() | st.integers(1, 10**10),
     callback=st.none() | CALLBACK,
     failure_callback=st.none() | CALLBACK,
 )

@@ -142,4 +142,5 @@ OF_HEADERS: dict[str, Texts] = {
     "Qtasks-Every": DURATIONS,
     "Qtasks-Catch-Up": st.sampled_from(["latest", "All", "none"]),
     "Qtasks-Overlap": st.sampled_from(["allow", "Skip"]),
+    "Qtasks-Expires-After": DURATIONS,
 }

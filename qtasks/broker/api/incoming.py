@@ -82,6 +82,7 @@ def refuse_schedule_options(options: Options) -> None:
         ("Qtasks-Every", options.every),
         ("Qtasks-Catch-Up", options.catch_up),
         ("Qtasks-Overlap", options.overlap),
+        ("Qtasks-Expires-After", options.expires_after_ms),
     ):
         if value is not None:
             raise BadRequest(f"{header}: only a schedule can have it; make one with POST /v2/schedules/…")

@@ -91,6 +91,11 @@ _SETTINGS: dict[str, tuple[Json, object, str]] = {
         "skip",
         "Whether a fire is left out while the messages of the one before have not finished.",
     ),
+    "expires_after_ms": (
+        _DURATION,
+        "10m",
+        "How long after its fire a message may still start.",
+    ),
 }
 # OpenAPI describes the content type with the body.
 _LEFT_OUT = ("content_type",)
@@ -128,6 +133,7 @@ _SCHEDULE_ONLY = (
     "Qtasks-Every",
     "Qtasks-Catch-Up",
     "Qtasks-Overlap",
+    "Qtasks-Expires-After",
 )
 _DELAYS = ("Upstash-Delay", "Upstash-Not-Before")
 _DEDUPLICATION = (
