@@ -155,9 +155,11 @@ def _check_arguments(periodic: Periodic, signature: Signature) -> None:
     try:
         signature.encode(periodic.args, periodic.kwargs)
     except (ArgumentsError, EncodeError) as error:
+        hint = (
+            "; give its arguments as args=(...) or kwargs={...}" if isinstance(error, ArgumentsError) else ""
+        )
         raise TaskDefinitionError(
-            f"task {signature.name}, schedule {periodic.name!r} ({periodic.timing.text}): {error}; "
-            "give its arguments as args=(...) or kwargs={...}"
+            f"task {signature.name}, schedule {periodic.name!r} ({periodic.timing.text}): {error}{hint}"
         ) from error
     except TaskDefinitionError as error:
         # An annotation names what is defined further down; the app looks again when it starts.

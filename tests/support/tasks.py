@@ -18,6 +18,8 @@ from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, pack
 from qtasks.tasks.execution import Delivery, Executor
 from qtasks.tasks.options import NO_LAYERS, Layers
+from qtasks.tasks.packing import Packer
+from qtasks.tasks.queues import Queue
 from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.task import make_task
@@ -85,6 +87,17 @@ class Workshop:
     async def run(self, task: str, *args: Any, **changes: Any) -> Answer:
         """Deliver a call to the executor."""
         return await self.executor.execute(self.delivery(self.envelope(task, *args, **changes)))
+
+    def packer(self, url: str = URL, **queues: Queue) -> Packer:
+        """Give what makes the messages of this app's calls."""
+        return Packer(
+            signer=lambda: self.signer,
+            destination=url,
+            queues=queues,
+            layers=self.layers,
+            clock=self.clock,
+            ids=self._ids,
+        )
 
     def headers(self, body: bytes, **changes: str | None) -> dict[str, str]:
         """Give the headers of a delivery over HTTP; a header that is changed to None is left out.
