@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.keys import KeyRing
@@ -20,11 +21,17 @@ from qtasks.broker.service import Broker
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.ids import Ids
 from qtasks.protocol.cron import parse_cron
+from qtasks.protocol.every import Every
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
 
 BEGIN_MS = 1_893_456_000_000  # 2030-01-01T00:00:00Z
-NAMES = ("all", "latest")
+MINUTELY = parse_cron("* * * * *")
+SCHEDULES = {
+    "all": Options(cron=MINUTELY, catch_up="all"),
+    "latest": Options(cron=MINUTELY, catch_up="latest"),
+    "interval": Options(every=Every(45_000), catch_up="all"),
+}
 
 
 class FastClock:
@@ -57,9 +64,9 @@ async def main(store: str, origin_ms: int, speed: int) -> None:
         keys=KeyRing("sig_a", "sig_b"),
     )
     known = {each.schedule_id for each in broker.schedules.all()}
-    for name in NAMES:
+    for name, each in SCHEDULES.items():
         if name not in known:
-            options = Options(cron=parse_cron("* * * * *"), schedule_id=name, catch_up=name)
+            options = replace(each, schedule_id=name)
             broker.schedules.create(Outgoing("https://app.example/hook", name.encode(), options))
     print("running", flush=True)
     await Scheduler(database, broker.schedules, clock).run()

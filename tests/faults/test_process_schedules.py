@@ -20,6 +20,7 @@ pytestmark = pytest.mark.process
 SEED = 15
 SPEED = 1200  # a minute of the schedule is 50 ms
 MINUTE_MS = 60_000
+INTERVALS_MS = {"all": MINUTE_MS, "latest": MINUTE_MS, "interval": 45_000}
 SCRIPT = APP_FOLDER / "scheduler_under_test.py"
 
 
@@ -37,16 +38,20 @@ def test_no_kill_loses_or_doubles_a_fire(processes: Processes, tell: Callable[[o
         rows = connection.execute("SELECT id, created_at, next_at, last_at, last_messages FROM schedules")
         schedules = {row[0]: row[1:] for row in rows}
         ids = {row[0] for row in connection.execute("SELECT id FROM messages")}
+        ticks = Counter(row[0] for row in connection.execute("SELECT extras FROM messages"))
 
     fires = {
-        name: (next_at - 1) // MINUTE_MS - created_at // MINUTE_MS
+        name: (next_at - 1) // INTERVALS_MS[name] - created_at // INTERVALS_MS[name]
         for name, (created_at, next_at, _, _) in schedules.items()
     }
     tell(
-        f"{kills} kills, {fires['all']} fires: {made['all']} made with `all`, {made['latest']} with `latest`"
+        f"{kills} kills, {fires['all']} fires: {made['all']} made with `all`, {made['latest']} with `latest`, "
+        f"{fires['interval']} of an interval: {made['interval']} made"
     )
     assert made["all"] == fires["all"]  # each of them, once
+    assert made["interval"] == fires["interval"]
     assert 0 < made["latest"] <= fires["latest"]
-    for _, _, last_at, last_messages in schedules.values():
-        assert last_at % MINUTE_MS == 0
+    assert set(ticks.values()) == {1}  # a message knows its schedule and its instant, and no two are equal
+    for name, (_, _, last_at, last_messages) in schedules.items():
+        assert last_at % INTERVALS_MS[name] == 0
         assert last_messages.decode().strip('[]"') in ids
