@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -45,6 +46,10 @@ from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.webhook import FAILED, RUN, Webhook, WebhookKeys
+
+log = logging.getLogger("qtasks.schedules")
+
+LATE = "a task was declared after the app had started: its schedules begin with the next start"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,7 +126,10 @@ class QTasks:
         """
 
         def decorate(decorated: Callable[..., Any]) -> AnyTask:
-            return make_task(decorated, self._registry, self._get_caller, options, self._layers)
+            made = make_task(decorated, self._registry, self._get_caller, options, self._layers)
+            if made.schedules and self._lifespans:
+                log.warning(LATE, extra={"task": made.name})
+            return made
 
         return decorate if function is None else decorate(function)
 

@@ -247,14 +247,27 @@ async def test_an_annotation_that_never_is_defined_keeps_the_app_from_starting(b
             raise AssertionError("it must not start")
 
 
+async def test_a_schedule_that_is_declared_after_the_start_is_warned_of(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = bench.app()
+    async with tasks.lifespan():
+        tasks.task(name="late", schedule=cron("@daily"))(report)
+        found = await bench.shown()
+
+    assert found == {}
+    [record] = [each for each in caplog.records if each.name == "qtasks.schedules"]
+    assert record.message.endswith("after the app had started: its schedules begin with the next start")
+    assert record.__dict__["task"] == "late"
+
+
 # --- what differs between homes -------------------------------------------------------------------
 
 
 async def test_a_guest_tells_nothing_until_it_takes_over(store: Path) -> None:
     owner, guest = (Bench(lambda: embedded(store), _nobody) for _ in range(2))
-    async with owner.life(every(minutes=5)):
-        async with guest.life(every(minutes=7)):
-            before = ask_owner(store, calls.schedules())
+    async with owner.life(every(minutes=5)), guest.life(every(minutes=7)):
+        before = ask_owner(store, calls.schedules())
     async with guest.life(every(minutes=7)):
         after = ask_owner(store, calls.schedules())
 
