@@ -12,7 +12,7 @@ from qtasks.protocol.cron import parse_cron
 from qtasks.protocol.every import Every
 from qtasks.protocol.headers import Options
 from qtasks.protocol.resources import Endpoint, RunState
-from qtasks.protocol.shapes import Outgoing
+from qtasks.protocol.shapes import Outgoing, State
 from tests.broker.conftest import MakeRig
 from tests.support.broker import HOOK, Rig
 
@@ -221,6 +221,50 @@ async def test_messages_to_several_endpoints_have_no_result(rig: Rig) -> None:
     await rig.turn()
 
     assert {each.task_id for each in rig.deliverer.attempts} == {None}
+
+
+# --- expiry and uniqueness ------------------------------------------------------------------------
+
+
+async def test_a_message_expires_so_long_after_its_fire(rig: Rig) -> None:
+    id_ = schedule(rig, 60_000, expires_after_ms=10_000)
+    rig.clock.advance(ms=60_000)
+    await rig.node.scheduler.step()
+    [message_id] = rig.broker.schedules.one(id_).last_schedule_states
+    rig.clock.advance(ms=10_001)
+
+    await rig.turn()
+
+    assert rig.deliverer.attempts == []
+    last = rig.log(message_id)[-1]
+    assert (last.state, last.error) == (State.CANCELED, "expired")
+
+
+async def test_a_fire_that_is_made_up_for_too_late_makes_nothing_and_says_why(rig: Rig) -> None:
+    id_ = schedule(rig, 60_000, expires_after_ms=10_000)
+    rig.clock.advance(ms=75_000)
+
+    made = await rig.node.scheduler.step()
+
+    assert (made, rig.broker.schedules.one(id_).error) == (0, "expired: no broker was there in time")
+    assert await fired(rig, 46) == [120]
+
+
+@pytest.mark.parametrize("unique", ["started", "finished"])
+async def test_a_fire_makes_nothing_while_another_message_has_its_key(rig: Rig, unique: str) -> None:
+    id_ = schedule(rig, 1000, unique=unique, dedup_id="sweep")
+    first = await fired(rig, 3)
+    await rig.turn()
+    second = await fired(rig, 1)
+
+    assert (first, second) == ([1], [4])
+    assert list(rig.broker.schedules.one(id_).last_schedule_states.values()) == [RunState.IN_PROGRESS]
+
+
+async def test_a_key_of_a_fire_may_hold_for_a_window(rig: Rig) -> None:
+    schedule(rig, 1000, dedup_window_ms=5000, dedup_id="sweep")
+
+    assert await fired(rig, 10) == [1, 6]
 
 
 async def test_a_strict_broker_tells_nothing_of_the_fire(make_rig: MakeRig) -> None:
