@@ -25,7 +25,9 @@ from qtasks import (
     RemoteError,
     TaskInfo,
     as_completed,
+    cron,
     current,
+    every,
     task,
     track,
 )
@@ -41,7 +43,9 @@ def add(a: int, b: int = 2) -> int:
     return a + b
 
 
-@tasks.task(queue="mail", retries=5)
+@tasks.task(
+    queue="mail", retries=5, schedule=[cron("@daily", args=("Ada",)), every(hours=1, kwargs={"name": "Bo"})]
+)
 async def greet(name: str, *, loud: bool = False) -> str:
     return name.upper() if loud else name
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qtasks import AsyncResult, Context, QTasks, Queue, task
+from qtasks import AsyncResult, Context, QTasks, Queue, cron, every, task
 
 tasks = QTasks()
 
@@ -111,6 +111,14 @@ def wrong(context: Context) -> None:
     count.delay()  # error: call-arg
     count(context, 1)  # error: call-arg
     print(text)
+
+
+@tasks.task(schedule="0 9 * * *")  # error: arg-type
+def by_a_text() -> None: ...
+
+
+every(minutes="5")  # error: arg-type
+cron("@daily", overlap="never")  # error: arg-type
 
 
 @tasks.task(retrys=3)  # error: call-overload
