@@ -1,5 +1,4 @@
-"""The use cases of schedules: a cron expression or an interval, and the message that each fire makes
-(contract 1.7).
+"""The use cases of schedules: when they fire, and the message that each of their fires makes (contract 1.7).
 
 The loop that fires what is due is in `scheduler.py`; `fire` is what it does in a transaction.
 """
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qtasks.broker.catch_up import LATEST, NONE, Due, fires_due
+from qtasks.broker.catch_up import LATEST, NONE, fires_due
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.intake import Intake, plain_headers
 from qtasks.broker.store import messages, schedules
@@ -25,7 +24,7 @@ from qtasks.protocol.destinations import API_NAMES
 from qtasks.protocol.every import Timing, parse_timing
 from qtasks.protocol.headers import Options, parse_options, render_options
 from qtasks.protocol.resources import RunState, ScheduleView
-from qtasks.protocol.shapes import Outgoing
+from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.protocol.shown import redacted
 
 SKIP = "skip"
@@ -134,35 +133,28 @@ class Schedules:
             return 0
         if not schedules.take_turn(session, schedule, due.next_at):
             return 0
-        if options.overlap == SKIP:
-            return self._fire_alone(session, schedule, due, now)
-        return sum(len(self._run(session, schedule, fire_at, now)) for fire_at in due.fires)
-
-    def _fire_alone(self, session: Session, schedule: StoredSchedule, due: Due, now: int) -> int:
-        """Make what the first of these fires makes, unless that of the fire before has not finished."""
-        if not due.fires:
-            return 0
-        before = schedules.run_states(session, schedule.last_messages)
-        if RunState.IN_PROGRESS in before.values():
-            schedules.tell_skipped(session, schedule.id, SKIPPED)
-            return 0
-        made = self._run(session, schedule, due.fires[0], now)
-        if made and len(due.fires) > 1:
-            schedules.tell_skipped(session, schedule.id, SKIPPED)
-        return len(made)
+        made, last = 0, schedule.last_messages
+        for fire_at in due.fires:
+            if options.overlap == SKIP and _is_under_way(session, last):
+                schedules.tell_skipped(session, schedule.id, SKIPPED)
+                break
+            answers = self._run(session, schedule, fire_at, now)
+            made += sum(not each.deduplicated for each in answers)
+            last = tuple(each.message_id for each in answers)
+        return made
 
     def _catch_up(self, options: Options) -> str:
         return NONE if self._config.strict else options.catch_up or LATEST
 
-    def _run(self, session: Session, schedule: StoredSchedule, fire_at: int, now: int) -> Sequence[str]:
-        """Make what one fire makes; give the ids of what was not there already."""
+    def _run(self, session: Session, schedule: StoredSchedule, fire_at: int, now: int) -> Sequence[Enqueued]:
+        """Make what one fire makes; nothing if that cannot be, which the schedule then tells."""
         try:
             answers = messages.enqueue(session, self._messages(session, schedule, fire_at, now), now)
         except RequestError as error:
             schedules.tell_run(session, schedule.id, fire_at, (), str(error))
             return ()
         schedules.tell_run(session, schedule.id, fire_at, [each.message_id for each in answers], None)
-        return [each.message_id for each in answers if not each.deduplicated]
+        return answers
 
     def _messages(
         self, session: Session, schedule: StoredSchedule, fire_at: int, now: int
@@ -224,6 +216,10 @@ class Schedules:
             **shown_settings(options),
         )
         return redacted(view, options.redact)
+
+
+def _is_under_way(session: Session, message_ids: Sequence[str]) -> bool:
+    return RunState.IN_PROGRESS in schedules.run_states(session, message_ids).values()
 
 
 def _timing(options: Options) -> Timing:
