@@ -84,6 +84,31 @@ async def test_row_13_post_schedules_of_a_strict_broker_makes_up_for_no_more_tha
     assert await bench.rig.node.scheduler.step() == 1
 
 
+async def test_row_13_post_schedules_may_have_an_interval_instead_of_a_cron_expression(bench: Bench) -> None:
+    asked = {"Qtasks-Every": "90s", "Qtasks-Overlap": "skip"}
+    answer = await bench.ask("POST", f"/v2/schedules/{HOOK}", headers=asked)
+    bench.rig.clock.advance(90_000)
+
+    made = [await bench.rig.node.scheduler.step()]
+    bench.rig.clock.advance(90_000)
+    made.append(await bench.rig.node.scheduler.step())
+
+    shown = await bench.get(f"/v2/schedules/{answer['scheduleId']}")
+    assert (made, shown["cron"]) == ([1, 0], "@every 90s")
+    assert shown["error"] == "skipped: the messages of the fire before have not finished"
+    assert list(shown["lastScheduleStates"].values()) == ["IN_PROGRESS"]
+
+
+async def test_row_13_post_schedules_of_a_strict_broker_knows_cron_expressions_alone(
+    make_bench: MakeBench,
+) -> None:
+    bench = await make_bench(strict=True)
+
+    refusal = await bench.refusal("POST", f"/v2/schedules/{HOOK}", 400, headers={"Qtasks-Every": "90s"})
+
+    assert refusal == "Upstash-Cron: a schedule needs a cron expression, such as 0 9 * * *"
+
+
 async def test_row_13_post_schedules_knows_no_duplicates(bench: Bench) -> None:
     headers = {"Upstash-Deduplication-Id": "once", "Upstash-Content-Based-Deduplication": "true"}
     await bench.schedule(body="hello", headers=headers)
