@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,6 +263,22 @@ async def test_a_schedule_that_is_declared_after_the_start_is_warned_of(
 
 
 # --- what differs between homes -------------------------------------------------------------------
+
+
+async def test_what_is_gone_from_the_code_is_not_even_caught_up_with(store: Path) -> None:
+    def counted() -> int:
+        with closing(sqlite3.connect(store)) as connection:
+            return int(connection.execute("SELECT count(*) FROM messages").fetchone()[0])
+
+    bench = Bench(lambda: embedded(store), _nobody)
+    async with bench.life(every(seconds=1)):
+        pass
+    before = counted()
+    await asyncio.sleep(1.1)
+    async with bench.life():
+        gone = ask_owner(store, calls.schedules())
+
+    assert (counted() - before, gone) == (0, [])
 
 
 async def test_a_guest_tells_nothing_until_it_takes_over(store: Path) -> None:
