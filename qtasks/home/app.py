@@ -27,15 +27,18 @@ from qtasks.home.plans import check_plan, find_plan
 from qtasks.home.remote import RemoteHome, check_remote
 from qtasks.home.result_store import open_results
 from qtasks.ids import Ids
+from qtasks.protocol.shapes import Outgoing
 from qtasks.settings import HomeKind, Settings, database_path
 from qtasks.tasks.calling import Caller, Elsewhere
 from qtasks.tasks.default import CALLERS, DEFAULT
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
 from qtasks.tasks.failures import Failures
+from qtasks.tasks.hosted_schedules import in_schedule_dialect
 from qtasks.tasks.many import Collection
 from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
 from qtasks.tasks.packing import Packer
+from qtasks.tasks.periodic import Periodic
 from qtasks.tasks.progress import ProgressReporter
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.recording import ResultBackend
@@ -321,6 +324,7 @@ class QTasks:
                 results=self._results,
                 check=self._check_hosted,
                 failure_url=f"{settings.public_url}/{FAILED}",
+                timetable=self._timetable,
             )
         raise ConfigurationError(
             "postgresql:// is not supported by this version; use sqlite:///… or http://…"
@@ -352,8 +356,12 @@ class QTasks:
             self._destination(),
             self._get_signer(),
             [*self._registry, *shared],
-            self._caller.scheduled,
+            self._scheduled,
         )
+
+    def _scheduled(self, task: Task[..., Any, Any], periodic: Periodic, schedule_id: str) -> Outgoing:
+        message = self._caller.scheduled(task, periodic, schedule_id)
+        return in_schedule_dialect(message, task.name) if self._is_hosted else message
 
     def _get_caller(self) -> Caller:
         return self._caller

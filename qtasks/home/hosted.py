@@ -15,6 +15,7 @@ from typing import Any
 from qtasks.client.calls import cancel_labelled, set_queue
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, ResultsUnavailable
+from qtasks.home.periodic import Synchroniser
 from qtasks.home.remote import check_remote
 from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import ROWS, Callback, QueueSpec
@@ -23,6 +24,7 @@ from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
 from qtasks.tasks.queues import UNDECLARED
 from qtasks.tasks.recording import ResultBackend, accepted
+from qtasks.tasks.schedules import Timetable
 from qtasks.tasks.senders import HttpSender
 
 log = logging.getLogger("qtasks.hosted")
@@ -74,6 +76,7 @@ class HostedHome:
         results: ResultBackend | None,
         check: Callable[[], None],
         failure_url: str | None,
+        timetable: Callable[[], Timetable],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -84,6 +87,7 @@ class HostedHome:
         self._sender = HttpSender(
             settings.address, settings.token or "", clock=clock, budget_ms=settings.send_budget_ms
         )
+        self._synchroniser = Synchroniser(self._sender.aask_once, timetable, clock)
         self._is_checked = False
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
@@ -162,8 +166,11 @@ class HostedHome:
                     extra={"queue": name, "parallelism": spec.parallelism, "reason": str(error)},
                 )
 
+        await self._synchroniser.start()
+
     async def stop(self) -> None:
         """Close the connections."""
+        await self._synchroniser.stop()
         self._sender.close()
         if self._results is not None:
             self._results.close()

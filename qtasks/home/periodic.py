@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from qtasks.broker.schedules import Schedules
 from qtasks.client import calls
-from qtasks.client.clients import AsyncClient
+from qtasks.client.calls import Call
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, QTasksError
 from qtasks.tasks.schedules import Changes, Timetable
@@ -20,7 +21,7 @@ log = logging.getLogger("qtasks.schedules")
 
 FIRST_PAUSE_MS = 1000
 LONGEST_PAUSE_MS = 60_000
-TIMEOUT_S = 5
+T = TypeVar("T")
 
 
 def synchronise(schedules: Schedules, timetable: Timetable) -> None:
@@ -35,19 +36,25 @@ def synchronise(schedules: Schedules, timetable: Timetable) -> None:
     _tell(changes)
 
 
-async def synchronise_over(client: AsyncClient, timetable: Timetable) -> None:
+class Ask(Protocol):
+    """Carries out one operation of a broker's API; raises `BrokerError` if there is no answer."""
+
+    async def __call__(self, call: Call[T], /) -> T: ...
+
+
+async def synchronise_over(ask: Ask, timetable: Timetable) -> None:
     """Do what `synchronise` does over the API of a broker elsewhere; raises `BrokerError` too.
 
     Repeating it is harmless, so several processes of an app may all do so.
     """
-    found = await client.send(calls.schedules())
+    found = await ask(calls.schedules())
     changes = timetable.changes(found)
     for id_ in changes.gone:
-        await client.send(calls.delete_schedule(id_))
+        await ask(calls.delete_schedule(id_))
     for message in changes.saved:
-        id_ = await client.send(calls.create_schedule(message))
+        id_ = await ask(calls.create_schedule(message))
         if id_ in changes.paused:
-            await client.send(calls.pause_schedule(id_))
+            await ask(calls.pause_schedule(id_))
     _tell(changes)
 
 
@@ -64,9 +71,8 @@ class Synchroniser:
     A broker that does not answer keeps no app from starting.
     """
 
-    def __init__(self, url: str, token: str, timetable: Callable[[], Timetable], clock: Clock) -> None:
-        self._url = url
-        self._token = token
+    def __init__(self, ask: Ask, timetable: Callable[[], Timetable], clock: Clock) -> None:
+        self._ask = ask
         self._timetable = timetable
         self._clock = clock
         self._going_on: asyncio.Task[None] | None = None
@@ -86,8 +92,7 @@ class Synchroniser:
 
     async def _try(self, timetable: Timetable) -> bool:
         try:
-            async with AsyncClient(self._url, self._token, timeout=TIMEOUT_S) as client:
-                await synchronise_over(client, timetable)
+            await synchronise_over(self._ask, timetable)
         except BrokerError as error:
             log.warning("the broker does not know this app's schedules yet", extra={"reason": str(error)})
             return False

@@ -27,7 +27,7 @@ class RemoteHome:
         self._sender = HttpSender(
             settings.address, settings.token or "", clock=clock, budget_ms=settings.send_budget_ms
         )
-        self._synchroniser = Synchroniser(settings.broker, settings.token or "", timetable, clock)
+        self._synchroniser = Synchroniser(self._sender.aask_once, timetable, clock)
         self._is_checked = False
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:

@@ -69,6 +69,10 @@ HOSTED = (
     Support("on_failure", BY_THE_APP),
     Support("on_retry", BY_THE_APP),
     Support("on_exhausted", BY_THE_APP),
+    Support(
+        "schedule",
+        "what cron can say, when the app starts; other intervals, overlap, catch_up, expires: refused",
+    ),
     Support("exclusive", "a flow-control key"),
     Support("flow", "a flow-control key"),
     Support(

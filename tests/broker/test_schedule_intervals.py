@@ -189,7 +189,7 @@ async def test_a_result_is_kept_of_each_fire_where_one_is_wanted(rig: Rig) -> No
     await fired(rig, 2)
     await rig.turn()
 
-    found = [rig.broker.result(f"beat.{BEGIN + ms}") for ms in (1000, 2000, 3000)]
+    found = [rig.broker.results.find(f"beat.{BEGIN + ms}") for ms in (1000, 2000, 3000)]
 
     assert [(each.state, each.value) for each in found] == [
         ("SUCCEEDED", b"1"),
@@ -210,7 +210,7 @@ async def test_a_replayed_fire_is_still_that_fire(rig: Rig) -> None:
     await rig.turn()
 
     assert rig.deliverer.attempts[-1].extras.fired_at == BEGIN + 1000
-    assert rig.broker.result(f"beat.{BEGIN + 1000}").state == "SUCCEEDED"
+    assert rig.broker.results.find(f"beat.{BEGIN + 1000}").state == "SUCCEEDED"
 
 
 async def test_messages_to_several_endpoints_have_no_result(rig: Rig) -> None:

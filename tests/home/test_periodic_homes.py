@@ -305,7 +305,7 @@ async def test_several_processes_may_tell_a_broker_at_once(store: Path) -> None:
             tasks.task(name="report", schedule=[every(minutes=5), cron("@daily")])(report)
             tables.append(tasks._timetable())
 
-        await asyncio.gather(*(synchronise_over(client, each) for each in tables))
+        await asyncio.gather(*(synchronise_over(client.send, each) for each in tables))
         found = await client.send(calls.schedules())
 
     assert [each.schedule_id for each in found] == ["qt.app.report.1", "qt.app.report.2"]

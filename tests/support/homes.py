@@ -15,6 +15,7 @@ from qtasks import QTasks, Settings
 from qtasks.broker.config import BrokerConfig
 from qtasks.client.calls import Call
 from qtasks.client.clients import Client
+from qtasks.clock import Clock
 from qtasks.home.keys import keys_path
 from qtasks.home.listener import Listener
 from qtasks.home.ownership import owner_socket
@@ -71,13 +72,13 @@ def server_setup(store: Path, **changes: Any) -> ServerSetup:
 
 
 @asynccontextmanager
-async def running_server(setup: ServerSetup) -> AsyncIterator[list[str]]:
+async def running_server(setup: ServerSetup, clock: Clock | None = None) -> AsyncIterator[list[str]]:
     """Run a standalone broker in this process, on the test's loop; gives what it says, line by line.
 
     It is stopped as it would be elsewhere: by SIGTERM, once it has a handler for it.
     """
     said: list[str] = []
-    running = asyncio.create_task(Server(setup, say=said.append).run())
+    running = asyncio.create_task(Server(setup, say=said.append, clock=clock).run())
     try:
         await until(lambda: running.done() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL)
         if running.done():
