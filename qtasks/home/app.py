@@ -106,6 +106,7 @@ class QTasks:
         self._results = self._make_results()
         self._home: Home = self._make_home()
         self._lifespans = 0
+        self._is_lodging = False
         self._wire()
         CALLERS.add(weakref.WeakMethod(self._get_caller))
         APPS.add(self)
@@ -130,7 +131,7 @@ class QTasks:
 
         def decorate(decorated: Callable[..., Any]) -> AnyTask:
             made = make_task(decorated, self._registry, self._get_caller, options, self._layers)
-            if made.schedules and self._lifespans:
+            if made.schedules and self._lifespans and not self._is_lodging:
                 log.warning(LATE, extra={"task": made.name})
             return made
 
@@ -248,6 +249,7 @@ class QTasks:
         home: Home,
         settings: Settings,
         *,
+        name: str,
         clock: Clock,
         ids: Ids,
         stand_in: Callable[[AnyTask], AnyTask],
@@ -256,9 +258,9 @@ class QTasks:
     ) -> Iterator[None]:
         """Live in another home for a while, and come back to exactly what was before.
 
-        What runs is what `stand_in` gives for a task that was found; calls go `through` what it gives, and
-        a `reporter` tells of progress. The block counts as a lifespan, so those of the app within it start
-        and stop nothing.
+        There it is called `name`. What runs is what `stand_in` gives for a task that was found; calls go
+        `through` what it gives, and a `reporter` tells of progress. The block counts as a lifespan, so those
+        of the app within it start and stop nothing.
         """
         before = dict(vars(self))
 
@@ -269,9 +271,11 @@ class QTasks:
         self._home, self._settings, self._clock, self._ids = home, settings, clock, ids
         self._find_to_run = find
         self._make_reporter = reporter
+        self._name = name
         self._path = None
         self._results = None  # that home keeps them itself
         self._lifespans = 1
+        self._is_lodging = True
         self._wire()
         self._caller = through(self._caller)
         try:

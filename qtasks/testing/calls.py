@@ -15,7 +15,7 @@ import orjson
 
 from qtasks.errors import ArgumentsError, DecodeError, KitError
 from qtasks.protocol.results import ResultView
-from qtasks.tasks.envelope import Envelope, unpack
+from qtasks.tasks.envelope import Envelope
 from qtasks.tasks.task import Task
 
 AnyTask = Task[..., Any, Any]
@@ -38,7 +38,9 @@ class EnqueuedCall:
     """How many may follow the first attempt."""
     enqueued_at: datetime
     scheduled_at: datetime | None
-    """The instant of `countdown` or `eta`; None for a call that was to run at once."""
+    """The instant of `countdown` or `eta`, or the fire; None for a call that was to run at once."""
+    schedule: str | None
+    """The name of the task's schedule that has made it, or its number as text; None for a call by code."""
     state: str
     """`QUEUED SCHEDULED RUNNING RETRYING SUCCEEDED FAILED`, as of a result."""
     attempts: int
@@ -86,7 +88,6 @@ class Sent:
     arguments: Mapping[str, Any]
     queue: str | None
     labels: tuple[str, ...]
-    created_at: int
     retries: int
 
     @property
@@ -105,8 +106,9 @@ class Sent:
             queue=self.queue,
             labels=self.labels,
             retries=self.retries,
-            enqueued_at=_instant(self.created_at),
+            enqueued_at=_instant(self.envelope.enqueued_at),
             scheduled_at=None if start_at is None else _instant(start_at),
+            schedule=self.envelope.schedule,
             state=view.state,
             attempts=view.attempts,
         )
@@ -129,12 +131,8 @@ class Sent:
         }
 
 
-def read_call(message: Shown, find: Find, *, created_at: int, retries: int) -> Sent | None:
-    """Take a message apart; None if it is no call of a task."""
-    try:
-        envelope = unpack(message.body)
-    except DecodeError:
-        return None
+def read_call(message: Shown, envelope: Envelope, find: Find, *, retries: int) -> Sent:
+    """Take a message apart, in which there is this envelope."""
     task = find(envelope.task)
     args, kwargs = envelope.args, envelope.kwargs
     if task is not None:
@@ -149,7 +147,6 @@ def read_call(message: Shown, find: Find, *, created_at: int, retries: int) -> S
         arguments=_bound(task, args, kwargs),
         queue=message.queue_name,
         labels=message.labels,
-        created_at=created_at,
         retries=retries,
     )
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from qtasks.broker.service import Broker
 from qtasks.broker.store import logs
+from qtasks.broker.store.database import Session
+from qtasks.broker.store.extras import unpack_extras
 from qtasks.broker.store.records import Claim
 from qtasks.errors import DecodeError
 from qtasks.home.app import QTasks
 from qtasks.protocol.shapes import State
-from qtasks.tasks.envelope import unpack
+from qtasks.tasks.envelope import Envelope, of_fire, unpack
 from qtasks.tasks.task import Task
 from qtasks.testing.attempts import read_error
 from qtasks.testing.calls import AnyTask, DeadCall, EnqueuedCall, Sent, Shown, Wanted, read_call
@@ -42,7 +44,7 @@ class Journal:
                 is_new = each.message_id != self._last_read
                 if not is_new:
                     break
-                fresh.append(self._read(each, each.time, each.max_retries or 0))
+                fresh.append(self._read(each, each.max_retries or 0))
             if cursor is None:
                 break
             place = logs.parse_place(cursor)
@@ -68,7 +70,7 @@ class Journal:
         while True:
             letters, cursor = self._broker.dead_letters(cursor, PAGE)
             for each in letters:
-                sent = self._read(each.message, each.message.created_at, each.message.max_retries)
+                sent = self._read(each.message, each.message.max_retries)
                 if sent is not None:
                     found.append(DeadCall(self.seen(sent), *read_error(each.response_body, each.error)))
             if cursor is None:
@@ -89,6 +91,25 @@ class Journal:
     def _known(self, name: str) -> AnyTask | str:
         return next((found for app in self._apps.values() if (found := app.find(name))), name)
 
-    def _read(self, message: Shown, created_at: int, retries: int) -> Sent | None:
+    def _read(self, message: Shown, retries: int) -> Sent | None:
         app = self._apps.get(message.url)
-        return None if app is None else read_call(message, app.find, created_at=created_at, retries=retries)
+        if app is None:
+            return None
+        try:
+            envelope = unpack(message.body)
+        except DecodeError:
+            return None
+        if envelope.schedule is not None:
+            envelope = self._of_fire(envelope, message.message_id)
+        return read_call(message, envelope, app.find, retries=retries)
+
+    def _of_fire(self, envelope: Envelope, message_id: str) -> Envelope:
+        """Complete the envelope of a schedule, as the app does with what the broker tells it."""
+
+        def fired_at(session: Session) -> int | None:
+            found = session.one("log_seq_of_message", {"id": message_id})
+            row = found and session.one("message_to_replay", {"seq": found[0]})
+            return unpack_extras(row[-1]).fired_at if row else None
+
+        instant = self._broker.database.look(fired_at)
+        return of_fire(envelope, str(instant), message_id, envelope.enqueued_at)

@@ -18,6 +18,7 @@ from qtasks.broker.keys import KeyRing
 from qtasks.errors import KitError
 from qtasks.home.app import QTasks
 from qtasks.home.apps import APPS
+from qtasks.home.periodic import synchronise
 from qtasks.protocol.durations import span_ms
 from qtasks.settings import Settings
 from qtasks.tasks.calling import Caller
@@ -246,7 +247,10 @@ class Kit:
         self._take(app)
 
     def _take(self, app: QTasks) -> None:
-        url = f"https://app-{len(self._apps) + 1}.{DOMAIN}"
+        number = len(self._apps) + 1
+        url = f"https://app-{number}.{DOMAIN}"
+        is_taken = any(each._name == app._name for each in self._apps.values())
+        name = f"{app._name}-{number}" if is_taken else app._name  # schedules are told apart by it
         settings = Settings(
             broker=f"http://broker.{DOMAIN}",
             token=self._secret,
@@ -258,6 +262,7 @@ class Kit:
             app._in_home(
                 self._home,
                 settings,
+                name=name,
                 clock=self._app_clock,
                 ids=self._ids,
                 stand_in=lambda task: self._faults.stand_in(task),
@@ -271,6 +276,8 @@ class Kit:
 
     async def _run(self, until: int | None, waits: bool, raise_errors: bool, limit: int) -> Drained:
         self._check_idle()
+        for app in self._apps.values():  # each time, as tasks may have been declared meanwhile
+            synchronise(self._rounds.broker.schedules, app._timetable())
         self._is_draining = True
         try:
             running = self._rounds.run(until=until, waits=waits, limit=limit)
@@ -308,9 +315,9 @@ class Kit:
 def _let_go() -> None:
     """Have Python look for apps of earlier tests, gone but for their circles, where they would be felt.
 
-    Tasks of the module-level `@task` would have more than one app.
+    Their schedules would fire here, and tasks of the module-level `@task` would have more than one app.
     """
-    if MADE_IN_KITS and len(DEFAULT):
+    if MADE_IN_KITS and (len(DEFAULT) or any(each._has_schedules for each in MADE_IN_KITS)):
         gc.collect()
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from qtasks import Context, QTasks
-from qtasks.broker.store.logs import LogFilter
+from qtasks import Context, QTasks, Task, cron, every
 from qtasks.clock import ManualClock
 from qtasks.errors import InvalidValue, KitError
-from qtasks.protocol.cron import parse_cron
-from qtasks.protocol.headers import Options
-from qtasks.protocol.shapes import Outgoing
+from qtasks.tasks.periodic import Periodic
 from qtasks.testing import Drained, Kit
 from qtasks.testing.clocks import FollowingCaller, KitClock
 from tests.support import shop
@@ -106,25 +105,53 @@ def test_a_start_needs_a_time_zone() -> None:
 
 
 def test_a_schedule_fires_at_each_of_its_instants() -> None:
-    shop.done.clear()
     with Kit(now=START) as kit:
-        nightly(kit, "0 * * * *")
+        report = periodic(cron("0 * * * *"))
 
         assert kit.drain() == Drained()
         assert kit.advance(seconds=29) == Drained()
         assert kit.advance(seconds=1).succeeded == 1
         assert kit.advance(hours=5).succeeded == 5
 
-        _, *fired = [each.enqueued_at for each in kit.enqueued(shop.attempt_of)]
-        assert fired == [START.replace(hour=hour, minute=0, second=0) for hour in range(9, 15)]
+        instants = [START.replace(hour=hour, minute=0, second=0) for hour in range(9, 15)]
+        calls = kit.enqueued(report)
+        assert [each.scheduled_at for each in calls] == instants
+        assert kit.results(report) == [f"report of {each:%H:%M}" for each in instants]
+        assert {(each.schedule, each.state) for each in calls} == {("1", "SUCCEEDED")}
+        assert calls[0].task_id.endswith(f"{instants[0].timestamp():.0f}000")
+
+
+def test_calls_of_a_schedule_are_retried_and_die_as_any_other() -> None:
+    with Kit(now=START) as kit:
+        report = periodic(cron("0 9 * * *"))
+        kit.fail_next(report, OSError("no paper"), times=4)
+        kit.advance(hours=10)
+
+        [dead] = kit.dead_letters
+        assert dead.message == "no paper"
+        assert (dead.call.schedule, dead.call.state) == ("1", "FAILED")
 
 
 def test_schedules_are_no_reason_to_wait() -> None:
     with Kit(now=START) as kit:
-        nightly(kit, "* * * * *")
+        periodic(cron("* * * * *"))
         shop.send_email.apply_async(["a@example.com"], countdown="140s")
 
         assert kit.drain(wait=True) == Drained(delivered=3, succeeded=3)
+
+
+def test_apps_of_one_name_have_schedules_of_their_own() -> None:
+    with Kit(now=START) as kit:
+        for _ in range(2):
+            periodic(every(hours=1))
+
+        assert kit.advance(hours=1).succeeded == 2
+
+
+def test_a_task_that_is_declared_in_a_kit_is_not_late(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    periodic(every(hours=1))
+
+    assert not [each for each in caplog.records if each.name == "qtasks.schedules"]
 
 
 def test_a_paused_queue_does_not_hold_up_the_clock(kit: Kit) -> None:
@@ -167,14 +194,12 @@ def test_the_clock_follows_with_each_call_but_not_while_tasks_run() -> None:
     assert clock.now() == 4_001
 
 
-def nightly(kit: Kit, cron: str) -> None:
-    """Make a schedule of a call, as the API would: of the message that the call made."""
-    shop.attempt_of.delay("nightly")
-    broker = kit._rounds.broker
-    [entry] = broker.log(LogFilter(), None, 1)[0]
-    signature = entry.header["Qtasks-Signature"][0]
-    options = Options(
-        cron=parse_cron(cron), forward=(("Qtasks-Signature", signature),), schedule_queue="nightly"
-    )
-    broker.schedules.create(Outgoing(entry.url, entry.body, options))
-    broker.cancel([entry.message_id])
+def periodic(schedule: Periodic) -> Task[[], str, Coroutine[Any, Any, str]]:
+    """Make an app with a task that the clock calls."""
+    app = QTasks(name="clockwork")
+
+    @app.task(name="report", schedule=schedule, bind=True)
+    async def report(context: Context) -> str:
+        return f"report of {context.scheduled_at:%H:%M}"
+
+    return report
