@@ -31,7 +31,9 @@ async def app(make: MakeApp) -> AsyncIterator[QTasks]:
 def test_every_option_has_a_test() -> None:
     tests = [name for name in globals() if name.startswith("test_")]
 
-    assert [each for each in DECLARED if not any(f"_{each}_option_" in name for name in tests)] == []
+    missing = [each for each in DECLARED if not any(f"_{each}_option_" in name for name in tests)]
+
+    assert missing == ["schedule"]  # which has a file of its own: test_periodic_homes.py
 
 
 async def ended(result: Any) -> TaskFailed:

@@ -17,7 +17,8 @@ def test_a_call_that_has_expired_is_not_run(kit: Kit) -> None:
     result = note.delay()
     kit.drain()
 
-    assert kit.advance(hours=3) == Drained()
+    kit.advance(hours=3)
+
     assert ran == []
     assert result.state == "EXPIRED"
 

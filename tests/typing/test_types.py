@@ -43,11 +43,20 @@ def add(a: int, b: int = 2) -> int:
     return a + b
 
 
-@tasks.task(
-    queue="mail", retries=5, schedule=[cron("@daily", args=("Ada",)), every(hours=1, kwargs={"name": "Bo"})]
-)
+@tasks.task(queue="mail", retries=5)
 async def greet(name: str, *, loud: bool = False) -> str:
     return name.upper() if loud else name
+
+
+def scheduled() -> None:
+    """Is never called: a schedule of an app that lives on would fire in tests of other things."""
+    app = QTasks("sqlite:///never_opened.db")
+
+    @app.task(schedule=[cron("@daily", args=("Ada",)), every(hours=1, kwargs={"name": "Bo"})])
+    async def greet(name: str) -> str:
+        return name
+
+    assert_type(greet.delay("Ada"), AsyncResult[str])
 
 
 @task(name="tests.typing.halve", retry_delay="10s")
