@@ -29,6 +29,7 @@ from qtasks.home.result_store import open_results
 from qtasks.ids import Ids
 from qtasks.protocol.shapes import Outgoing
 from qtasks.settings import HomeKind, Settings, database_path
+from qtasks.tasks.around import Around, AroundHook
 from qtasks.tasks.calling import Caller, Elsewhere
 from qtasks.tasks.default import CALLERS, DEFAULT
 from qtasks.tasks.envelope import EnvelopeSigner
@@ -48,6 +49,7 @@ from qtasks.tasks.schedules import Timetable, make_timetable
 from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
+from qtasks.tasks.tracing import find_tracing
 from qtasks.tasks.webhook import FAILED, RUN, Webhook, WebhookKeys
 
 log = logging.getLogger("qtasks.schedules")
@@ -98,6 +100,8 @@ class QTasks:
         self._clock = clock or SystemClock()
         self._ids = ids or Ids()
         self._registry = Registry()
+        self._around = Around()
+        self._tracing = find_tracing()
         self._concurrency = concurrency
         self._threads = ThreadPool(threads, self._clock)
         self._find_to_run = self.find
@@ -136,6 +140,15 @@ class QTasks:
             return made
 
         return decorate if function is None else decorate(function)
+
+    def around(self, hook: AroundHook) -> AroundHook:
+        """Run a generator function around every execution of a task in this app: up to its `yield`, and on.
+
+        `def hook(context): ...; yield; ...`, or `async def`. The task's error is raised at the `yield`.
+        Hooks go around each other in order of registration. One that raises before its `yield` has the
+        task fail, which does not begin then. Raises `TaskDefinitionError` for what is no such function.
+        """
+        return self._around.add(hook)
 
     def find(self, name: str) -> AnyTask | None:
         """Give the task of that name or alias, also one of the module-level `@task`; else None."""
@@ -347,8 +360,9 @@ class QTasks:
             layers=self._layers,
             clock=self._clock,
             ids=self._ids,
+            trace=self._tracing.trace,
         )
-        return Caller(self._home, self._home, packer, self._clock)
+        return Caller(self._home, self._home, packer, self._clock, self._tracing)
 
     def _timetable(self) -> Timetable:
         """Collect the schedules of all tasks that this app runs."""
@@ -416,6 +430,8 @@ class QTasks:
                 ids=self._ids,
                 go_on=self._caller.go_on,
                 report_progress=self._reporter.report,
+                around=self._around,
+                tracing=self._tracing,
                 redact=(
                     *self._secrets(),
                     *settings.signing_keys,

@@ -49,6 +49,12 @@ def error_document(type_: str, message: str, trace: str | None) -> bytes:
     return orjson.dumps({"error": error})
 
 
+def type_of(answer: Answer) -> str:
+    """Give the type of the error that an answer tells of."""
+    type_: str = orjson.loads(answer.body)["error"]["type"]
+    return type_
+
+
 def describe(error: BaseException, type_: str, redact: Sequence[str]) -> bytes:
     """Make the error document of an exception, without our own frames and without any of `redact`."""
     lines = traceback.format_exception(error.with_traceback(_own_frames(error)))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from qtasks.clock import Clock
@@ -22,6 +23,7 @@ from qtasks.tasks.packing import Packer, Target
 from qtasks.tasks.periodic import Periodic
 from qtasks.tasks.results import AsyncResult, ResultSource
 from qtasks.tasks.senders import Sender
+from qtasks.tasks.tracing import NoteAnswers, Tracing, Untraced, note_nothing
 
 
 class Elsewhere:
@@ -49,7 +51,15 @@ _ANYTHING = compile_signature(_anything, name="send")
 class Caller:
     """Sends the calls of one app's tasks."""
 
-    def __init__(self, sender: Sender, results: ResultSource, packer: Packer, clock: Clock) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        results: ResultSource,
+        packer: Packer,
+        clock: Clock,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing or Untraced()
         self._sender = sender
         self._results = results
         self._packer = packer
@@ -66,7 +76,8 @@ class Caller:
         task_id: str | None = None,
     ) -> AsyncResult[Any]:
         """Enqueue one call; see `Task.delay` for what it raises."""
-        return self._deliver(self._sent(target, args, kwargs, countdown, eta, task_id))
+        with self._tracing.enqueuing(target.name, self._packer.queue_of(target)) as note:
+            return self._deliver(self._sent(target, args, kwargs, countdown, eta, task_id), note)
 
     async def asend(
         self,
@@ -79,13 +90,14 @@ class Caller:
         task_id: str | None = None,
     ) -> AsyncResult[Any]:
         """Do what `send` does without blocking the event loop."""
-        sent = self._sent(target, args, kwargs, countdown, eta, task_id)
-        if not collect(self._sender, [sent]):
-            try:
-                land([sent], await self._sender.asend([sent.message]))
-            except BrokerUnreachable as error:
-                raise self._with_repeat(error, sent) from error.__cause__
-        return sent.result
+        with self._tracing.enqueuing(target.name, self._packer.queue_of(target)) as note:
+            sent = self._sent(target, args, kwargs, countdown, eta, task_id)
+            if not collect(self._sender, [sent]):
+                try:
+                    land([sent], await self._sender.asend([sent.message]), note)
+                except BrokerUnreachable as error:
+                    raise self._with_repeat(error, sent) from error.__cause__
+            return sent.result
 
     def batches(self, target: Target, calls: Iterable[TaskCall[..., Any]]) -> Batches[Any]:
         """Make ready to enqueue many calls of one task; those in a `collect` block wait for its end."""
@@ -98,7 +110,8 @@ class Caller:
                 )
             return self._with_result(target, self._packer.message(target, call.args, call.kwargs))
 
-        return Batches(calls, self._sender, prepare)
+        span = partial(self._tracing.enqueuing_many, target.name, self._packer.queue_of(target))
+        return Batches(calls, self._sender, prepare, span)
 
     async def go_on(
         self,
@@ -121,7 +134,7 @@ class Caller:
 
     def collection(self) -> Collection:
         """Make a block that gathers the calls of this app."""
-        return Collection(self._sender)
+        return Collection(self._sender, partial(self._tracing.enqueuing_many, None, None))
 
     def scheduled(self, target: Target, periodic: Periodic, schedule_id: str) -> Outgoing:
         """Make the message that stands for all calls of a schedule; raises what `Packer.scheduled` does."""
@@ -150,12 +163,12 @@ class Caller:
         result: AsyncResult[Any] = AsyncResult(
             message.options.task_id, source=self._results, decode=decode, clock=self._clock
         )
-        return Sent(message, result)
+        return Sent(message, result, target.name)
 
-    def _deliver(self, sent: Sent) -> AsyncResult[Any]:
+    def _deliver(self, sent: Sent, note: NoteAnswers = note_nothing) -> AsyncResult[Any]:
         if not collect(self._sender, [sent]):
             try:
-                land([sent], self._sender.send([sent.message]))
+                land([sent], self._sender.send([sent.message]), note)
             except BrokerUnreachable as error:
                 raise self._with_repeat(error, sent) from error.__cause__
         return sent.result

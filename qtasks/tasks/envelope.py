@@ -24,6 +24,14 @@ SALT = "qtasks.envelope.v1"
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """A place in a trace, as W3C Trace Context writes it: `traceparent` and `tracestate`."""
+
+    parent: str
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """One call of a task. Instants are Unix milliseconds, spans milliseconds."""
 
@@ -51,6 +59,8 @@ class Envelope:
     """Of a call by the clock: which of the task's schedules makes it, and how long after its fire it
     expires. Until the fire is known, `id` is the schedule's: see `of_fire`."""
     expires_after_ms: int | None = None
+    trace: Trace | None = None
+    """Where in which trace it was called."""
 
 
 class EnvelopeSigner:
@@ -103,6 +113,10 @@ def pack(envelope: Envelope) -> bytes:
         meta["schedule"] = envelope.schedule
     if envelope.expires_after_ms is not None:
         meta["expiresAfter"] = envelope.expires_after_ms
+    if envelope.trace is not None:
+        meta["traceparent"] = envelope.trace.parent
+        if envelope.trace.state is not None:
+            meta["tracestate"] = envelope.trace.state
     return orjson.dumps(
         {
             "v": VERSION,
@@ -144,6 +158,7 @@ def unpack(body: bytes) -> Envelope:
             spent=meta.get("spent", 0),
             schedule=meta.get("schedule"),
             expires_after_ms=meta.get("expiresAfter"),
+            trace=Trace(meta["traceparent"], meta.get("tracestate")) if "traceparent" in meta else None,
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error

@@ -28,7 +28,17 @@ from qtasks.errors import (
 )
 from qtasks.ids import Ids
 from qtasks.protocol.headers import SCHEDULED_AT
-from qtasks.tasks.answers import CONTINUED, NON_RETRYABLE, UNCOUNTED, Answer, describe, problem, uncounted
+from qtasks.tasks.answers import (
+    CONTINUED,
+    NON_RETRYABLE,
+    UNCOUNTED,
+    Answer,
+    describe,
+    problem,
+    type_of,
+    uncounted,
+)
+from qtasks.tasks.around import Around
 from qtasks.tasks.context import CURRENT, Context, ReportProgress, make_context
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, of_fire, unpack
 from qtasks.tasks.hooks import hooks_of, tell
@@ -38,6 +48,8 @@ from qtasks.tasks.outcomes import Ending, judge
 from qtasks.tasks.recording import Record, ResultBackend, ended, started
 from qtasks.tasks.task import Task
 from qtasks.tasks.threads import ThreadPool
+from qtasks.tasks.tracing import Tracing, Untraced
+from qtasks.tasks.watching import Watch, tell_refused
 
 log = logging.getLogger("qtasks.executor")
 
@@ -68,6 +80,7 @@ class _Attempt:
     options: TaskOptions
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
+    watch: Watch
     context: Context | None = None
 
 
@@ -92,7 +105,7 @@ class Executor:
     `destination` is the app's own address, `layers` what it says of its tasks. `redact` are secrets
     that must not leave in an error. `go_on` enqueues a call anew and gives the message's id. Without
     `report_progress`, what tasks say of theirs is dropped. `results` is where the app writes down what its
-    broker does not keep.
+    broker does not keep. `around` are the hooks of the app, and `tracing` makes its spans.
     """
 
     def __init__(
@@ -109,7 +122,11 @@ class Executor:
         go_on: GoOn | None = None,
         report_progress: ReportProgress | None = None,
         results: ResultBackend | None = None,
+        around: Around | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._around = around or Around()
+        self._tracing = tracing or Untraced()
         self._go_on = go_on
         self._results = results
         self._find = find
@@ -138,9 +155,9 @@ class Executor:
                 fired_at = delivery.headers.get(SCHEDULED_AT.lower())
                 envelope = of_fire(envelope, fired_at, delivery.message_id, self._clock.now())
         except SignatureError as error:
-            return problem(403, "SignatureError", str(error))
+            return _refused(delivery, problem(403, "SignatureError", str(error)))
         except DecodeError as error:
-            return problem(489, "DecodeError", str(error), NON_RETRYABLE)
+            return _refused(delivery, problem(489, "DecodeError", str(error), NON_RETRYABLE))
         answer = self._refusal(delivery, envelope) or await self._find_and_run(delivery, envelope)
         if self._results is not None and answer.status not in NOTHING_NEW:
             await self._note(self._results, ended(envelope, delivery.retried, answer, self._clock.now()))
@@ -183,16 +200,29 @@ class Executor:
             args, kwargs = task.signature.decode(envelope.args, envelope.kwargs)
         except DecodeError as error:
             return problem(489, "DecodeError", f"{task.name}: {error}", NON_RETRYABLE)
-        attempt = _Attempt(delivery, envelope, task, task.options_in(self._layers), args, kwargs)
+        options = task.options_in(self._layers)
+        number = envelope.spent + delivery.retried + 1
+        with self._tracing.executing(
+            envelope, task=task.name, message_id=delivery.message_id, attempt=number
+        ) as note:
+            watch = Watch(
+                task, envelope, delivery.message_id, number, options.log_args, self._redact, self._clock, note
+            )
+            return await self._attempt(_Attempt(delivery, envelope, task, options, args, kwargs, watch))
+
+    async def _attempt(self, attempt: _Attempt) -> Answer:
         try:
             result = await self._call(attempt)
         except BaseException as error:  # the wall around a task: SystemExit in one is its failure alone
-            if _is_ours(error, task):
+            if _is_ours(error, attempt.task):
                 raise
             return await self._failed(error, attempt)
-        answer = _returned(task, result)
+        answer = _returned(attempt.task, result)
         if answer.status == 200:
+            attempt.watch.succeeded()
             await self._tell(Ending.DONE, attempt, result)
+        else:
+            attempt.watch.failed(Ending.REFUSED, type_of(answer))
         return answer
 
     async def _call(self, attempt: _Attempt) -> Any:
@@ -204,7 +234,10 @@ class Executor:
         timeout_ms = attempt.envelope.timeout_ms
         if attempt.task.is_coroutine:
             return await await_within(call, timeout_ms, over)
-        return await thread_within(self._threads, call, timeout_ms, over, self._clock)
+        run = partial(thread_within, self._threads, call, timeout_ms, over, self._clock)
+        if not self._around.has_async:
+            return await run()
+        return await self._around.acall_outside(self._context(attempt), run, timeout_ms, over)
 
     async def _note_start(self, attempt: _Attempt, over: Callable[[], None]) -> None:
         if self._results is None:
@@ -228,9 +261,20 @@ class Executor:
 
     def _enter(self, attempt: _Attempt) -> Any:
         """Call the function with its context set; on the thread where it runs, and when its time begins."""
-        task, envelope, delivery = attempt.task, attempt.envelope, attempt.delivery
-        context = attempt.context = make_context(
-            task.name,
+        task = attempt.task
+        context = attempt.context = self._context(attempt)
+        CURRENT.set(context)
+        attempt.watch.begins()
+        first = (context,) if task.is_bound else ()
+        if not self._around.has_any:
+            return task.function(*first, *attempt.args, **attempt.kwargs)
+        call = partial(task.function, *first, *attempt.args, **attempt.kwargs)
+        return (self._around.acall if task.is_coroutine else self._around.call)(context, call)
+
+    def _context(self, attempt: _Attempt) -> Context:
+        envelope, delivery = attempt.envelope, attempt.delivery
+        return make_context(
+            attempt.task.name,
             envelope.id,
             delivery.message_id,
             retried=envelope.spent + delivery.retried,
@@ -243,9 +287,6 @@ class Executor:
             clock=self._clock,
             report=self._report_progress,
         )
-        CURRENT.set(context)
-        first = (context,) if task.is_bound else ()
-        return task.function(*first, *attempt.args, **attempt.kwargs)
 
     async def _failed(self, error: BaseException, attempt: _Attempt) -> Answer:
         envelope = attempt.envelope
@@ -265,6 +306,7 @@ class Executor:
         )
         type_ = "TimeoutError" if isinstance(error, TaskTimeout) else type(error).__name__
         document = describe(error, type_, self._redact)
+        attempt.watch.failed(failure.ending, type_, error, retry_in_ms=failure.retry_in_ms)
         await self._tell(failure.ending, attempt, error)
         return Answer(failure.status, document, failure.headers)
 
@@ -272,14 +314,16 @@ class Executor:
         """Leave the rest to another message: with other arguments, or later than a broker repeats one."""
         if self._go_on is None:
             raise ConfigurationError("nothing can be enqueued anew here")
+        after_ms = round((retry.after_s or 0) * 1000)
         message_id = await self._go_on(
             attempt.envelope,
             attempt.task,
             attempt.args if retry.new_args is None else tuple(retry.new_args),
             attempt.kwargs if retry.new_kwargs is None else retry.new_kwargs,
-            after_ms=round((retry.after_s or 0) * 1000),
+            after_ms=after_ms,
             spent=spent,
         )
+        attempt.watch.failed(Ending.AGAIN, type(retry).__name__, retry, retry_in_ms=after_ms)
         await self._tell(Ending.AGAIN, attempt, retry)
         return Answer(200, b"null", ((CONTINUED, message_id),))
 
@@ -287,6 +331,11 @@ class Executor:
         if attempt.context is not None:
             for name, hook in hooks_of(attempt.options, ending):
                 await tell(hook, name, attempt.context, what, self._threads)
+
+
+def _refused(delivery: Delivery, answer: Answer) -> Answer:
+    tell_refused(delivery.message_id, answer.status, type_of(answer))
+    return answer
 
 
 def _retries(envelope: Envelope) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import dropwhile
 from typing import Any
 
@@ -38,6 +39,19 @@ async def await_within(call: Callable[[], Any], timeout_ms: int | None, over: Ca
     finally:
         CURRENT.set(None)  # what runs here next is no task: a server may use one context for several
         over()
+
+
+@asynccontextmanager
+async def limited(timeout_ms: int | None) -> AsyncIterator[asyncio.Timeout]:
+    """Limit the time of a block, which may change its limit: raises `TaskTimeout`."""
+    limit = asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000)
+    try:
+        async with limit:
+            yield limit
+    except TimeoutError as error:
+        if limit.expired() and timeout_ms is not None:
+            raise _timed_out(timeout_ms) from error
+        raise
 
 
 async def thread_within(

@@ -5,8 +5,10 @@ How one call becomes a message is in `calling.py`; here is only when messages go
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from qtasks.errors import BrokerUnreachable
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.senders import Sender
+from qtasks.tasks.tracing import NoteAnswers, note_nothing
+from qtasks.tasks.watching import log, tell_enqueued
 
 if TYPE_CHECKING:
     from qtasks.tasks.results import AsyncResult
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
+
+MakeSpan = Callable[[], AbstractContextManager[NoteAnswers]]
+"""Gives what calls are sent within; it is told of each answer."""
 
 BATCH = 500  # few enough that other callers need not wait long, enough that the commit costs little
 
@@ -46,13 +53,18 @@ class Sent:
 
     message: Outgoing
     result: AsyncResult[Any]
+    task: str
 
 
-def land(calls: Sequence[Sent], answers: Sequence[Enqueued]) -> None:
+def land(calls: Sequence[Sent], answers: Sequence[Enqueued], note: NoteAnswers = note_nothing) -> None:
     """Learn from the broker which calls were on their way already: their handles are those of the first."""
+    is_told = log.isEnabledFor(logging.DEBUG)
     for sent, answer in zip(calls, answers, strict=True):
         if answer.task_id is not None:
             sent.result.id = answer.task_id
+        if is_told:
+            tell_enqueued(sent.task, sent.result.id, sent.message.queue, answer)
+    note(answers)
 
 
 class Batches(Generic[T]):
@@ -66,20 +78,23 @@ class Batches(Generic[T]):
         calls: Iterable[TaskCall[..., T]],
         sender: Sender,
         prepare: Callable[[TaskCall[..., T]], Sent],
+        span: MakeSpan,
     ) -> None:
         self._calls: Iterator[TaskCall[..., T]] = iter(calls)
         self._sender = sender
         self._prepare = prepare
+        self._span = span
         self._batch: list[Sent] = []
         self._results: list[AsyncResult[T]] = []
 
     def send(self) -> list[AsyncResult[T]]:
         """Send what is left, and give the handles of all calls, in order."""
         try:
-            while self._fill():
-                if not collect(self._sender, self._batch):
-                    land(self._batch, self._sender.send(_messages(self._batch)))
-                self._land()
+            with self._span() as note:
+                while self._fill():
+                    if not collect(self._sender, self._batch):
+                        land(self._batch, self._sender.send(_messages(self._batch)), note)
+                    self._land()
         except BrokerUnreachable as error:
             raise self._noted(BrokerUnreachable(str(error), repeat=self.send)) from error.__cause__
         except Exception as error:
@@ -90,10 +105,11 @@ class Batches(Generic[T]):
     async def asend(self) -> list[AsyncResult[T]]:
         """Do what `send` does without blocking the event loop."""
         try:
-            while self._fill():
-                if not collect(self._sender, self._batch):
-                    land(self._batch, await self._sender.asend(_messages(self._batch)))
-                self._land()
+            with self._span() as note:
+                while self._fill():
+                    if not collect(self._sender, self._batch):
+                        land(self._batch, await self._sender.asend(_messages(self._batch)), note)
+                    self._land()
         except BrokerUnreachable as error:
             raise self._noted(BrokerUnreachable(str(error), repeat=self.send)) from error.__cause__
         except Exception as error:
@@ -126,8 +142,9 @@ class Collection:
     with its context belong to it for as long as it is open.
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, span: MakeSpan) -> None:
         self.sender = sender
+        self._span = span
         self.outer: Collection | None = None
         self._lock = threading.Lock()
         self._calls: list[Sent] | None = None
@@ -144,7 +161,8 @@ class Collection:
     ) -> None:
         calls = self._close(error)
         if calls and not collect(self.sender, calls):
-            _send(self.sender, calls)
+            with self._span() as note:
+                _send(self.sender, calls, note)
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -155,10 +173,11 @@ class Collection:
         calls = self._close(error)
         if not calls or collect(self.sender, calls):
             return
-        try:
-            land(calls, await self.sender.asend(_messages(calls)))
-        except BrokerUnreachable as lost:
-            raise _repeatable(lost, self.sender, calls) from lost.__cause__
+        with self._span() as note:
+            try:
+                land(calls, await self.sender.asend(_messages(calls)), note)
+            except BrokerUnreachable as lost:
+                raise _repeatable(lost, self.sender, calls) from lost.__cause__
 
     def add(self, calls: Sequence[Sent]) -> bool:
         """Take calls in; False once the block is over."""
@@ -189,12 +208,12 @@ def _messages(calls: Sequence[Sent]) -> list[Outgoing]:
     return [each.message for each in calls]
 
 
-def _send(sender: Sender, calls: Sequence[Sent]) -> list[Enqueued]:
+def _send(sender: Sender, calls: Sequence[Sent], note: NoteAnswers = note_nothing) -> list[Enqueued]:
     try:
         answers = sender.send(_messages(calls))
     except BrokerUnreachable as error:
         raise _repeatable(error, sender, calls) from error.__cause__
-    land(calls, answers)
+    land(calls, answers, note)
     return answers
 
 

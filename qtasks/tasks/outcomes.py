@@ -37,6 +37,8 @@ class Failure:
     status: int
     headers: tuple[tuple[str, str], ...]
     ending: Ending
+    retry_in_ms: int | None = None
+    """How long the broker will wait, if the task is tried again."""
 
 
 def judge(
@@ -55,14 +57,17 @@ def judge(
     """
     ending = Ending.AGAIN if retried < retries else Ending.EXHAUSTED
     if isinstance(error, Retry):
-        return Failure(503, _after(None if error.after_s is None else round(error.after_s * 1000)), ending)
-    if isinstance(error, Reject | UnsupportedByBroker) or not options.is_retried(error):
+        status, wait_ms = 503, None if error.after_s is None else round(error.after_s * 1000)
+    elif isinstance(error, Reject | UnsupportedByBroker) or not options.is_retried(error):
         return Failure(489, (NON_RETRYABLE,), Ending.REFUSED)
-    status = 504 if isinstance(error, TaskTimeout) else 500
-    wait_ms = None
+    else:
+        status, wait_ms = 504 if isinstance(error, TaskTimeout) else 500, None
+        if ending is Ending.AGAIN:
+            wait_ms = _wait_ms(error, options, retried, retry_delay, fraction)
+    retry_in_ms = None
     if ending is Ending.AGAIN:
-        wait_ms = _wait_ms(error, options, retried, retry_delay, fraction)
-    return Failure(status, _after(wait_ms), ending)
+        retry_in_ms = _usual_wait_ms(retry_delay, retried) if wait_ms is None else max(0, wait_ms)
+    return Failure(status, _after(wait_ms), ending, retry_in_ms)
 
 
 def _wait_ms(
@@ -79,11 +84,14 @@ def _wait_ms(
             return None
     elif not options.retry_jitter:
         return None
-    elif retry_delay is not None:
-        wait_ms = parse_expression(retry_delay).delay_ms(retried)
     else:
-        wait_ms = ladder_ms(retried)
+        wait_ms = _usual_wait_ms(retry_delay, retried)
     return min(DAY_MS, round(wait_ms * (1 - options.retry_jitter * fraction)))
+
+
+def _usual_wait_ms(retry_delay: str | None, retried: int) -> int:
+    """Say how long the broker waits of its own accord."""
+    return ladder_ms(retried) if retry_delay is None else parse_expression(retry_delay).delay_ms(retried)
 
 
 def _after(wait_ms: int | None) -> tuple[tuple[str, str], ...]:

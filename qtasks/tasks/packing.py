@@ -20,11 +20,12 @@ from qtasks.protocol.flow import FlowSpec, check_flow_key
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.codec import Signature
-from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, pack
+from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, Trace, pack
 from qtasks.tasks.keys import FINISHED, STARTED, unique_id
 from qtasks.tasks.options import Layers, TaskOptions
 from qtasks.tasks.periodic import Periodic
 from qtasks.tasks.queues import UNDECLARED, Queue
+from qtasks.tasks.tracing import trace_here
 
 JSON_TYPE = "application/json"
 MARGIN_MS = 3000
@@ -54,13 +55,20 @@ class Packer:
         layers: Layers,
         clock: Clock,
         ids: Ids,
+        trace: Callable[[], Trace | None] = trace_here,
     ) -> None:
+        self._trace = trace
         self._signer = signer
         self._destination = destination
         self._queues = {name: queue.spec for name, queue in queues.items()}
         self._layers = layers
         self._clock = clock
         self._ids = ids
+
+    def queue_of(self, target: Target) -> str | None:
+        """Say in which queue calls of a task wait; None if they wait at a key."""
+        options = target.options_in(self._layers)
+        return None if options.has_keys else options.queue
 
     def message(
         self, target: Target, args: Any, kwargs: Any, start_at: int | None = None, task_id: str | None = None
@@ -89,6 +97,7 @@ class Packer:
             retry_delay=options.retry_delay,
             labels=options.labels,
             result_ttl_ms=options.result_ttl_ms,
+            trace=self._trace(),
         )
         message = self._sealed(envelope, flow, options.dedup_window_ms)
         if options.unique is None:
