@@ -33,8 +33,9 @@ class Around:
         """Take a hook in; raises `TaskDefinitionError` if it is none."""
         is_async = inspect.isasyncgenfunction(hook)
         _check(hook, is_async)
-        enter: Callable[[Any], Any] = asynccontextmanager if is_async else contextmanager
-        self._all.append((is_async, enter(hook)))
+        function: Any = hook
+        made = asynccontextmanager(function) if is_async else contextmanager(function)
+        self._all.append((is_async, made))
         self.has_any = True
         self.has_async = self.has_async or is_async
         return hook

@@ -176,9 +176,8 @@ class Executor:
 
     def _refusal(self, delivery: Delivery, envelope: Envelope) -> Answer | None:
         if envelope.destination != self._destination:
-            return problem(
-                403, "SignatureError", f"the task was signed for {envelope.destination}, not for this app"
-            )
+            text = f"the task was signed for {envelope.destination}, not for this app"
+            return _refused(delivery, problem(403, "SignatureError", text))
         if envelope.expires_at is not None and self._clock.now() > envelope.expires_at:
             # Our broker then sees for itself that it is too late; to others it is dead.
             return problem(
@@ -199,7 +198,8 @@ class Executor:
         try:
             args, kwargs = task.signature.decode(envelope.args, envelope.kwargs)
         except DecodeError as error:
-            return problem(489, "DecodeError", f"{task.name}: {error}", NON_RETRYABLE)
+            text = f"{task.name}: {error}"
+            return _refused(delivery, problem(489, "DecodeError", text, NON_RETRYABLE))
         options = task.options_in(self._layers)
         number = envelope.spent + delivery.retried + 1
         with self._tracing.executing(
@@ -303,6 +303,7 @@ class Executor:
             retries=_retries(envelope),
             retry_delay=envelope.retry_delay,
             fraction=self._ids.fraction(),
+            spent=envelope.spent,
         )
         type_ = "TimeoutError" if isinstance(error, TaskTimeout) else type(error).__name__
         document = describe(error, type_, self._redact)

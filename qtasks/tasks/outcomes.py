@@ -49,11 +49,13 @@ def judge(
     retries: int,
     retry_delay: str | None,
     fraction: float,
+    spent: int = 0,
 ) -> Failure:
     """Say what becomes of a task that raised `error` in the attempt after `retried` of its `retries`.
 
     `retry_delay` is the expression that its broker has, and goes before a function that it declares;
     `fraction`, from 0 to 1, is where a delay with jitter falls.
+    The broker does not know of the `spent` retries, which were made before the call was enqueued anew.
     """
     ending = Ending.AGAIN if retried < retries else Ending.EXHAUSTED
     if isinstance(error, Retry):
@@ -66,7 +68,7 @@ def judge(
             wait_ms = _wait_ms(error, options, retried, retry_delay, fraction)
     retry_in_ms = None
     if ending is Ending.AGAIN:
-        retry_in_ms = _usual_wait_ms(retry_delay, retried) if wait_ms is None else max(0, wait_ms)
+        retry_in_ms = _usual_wait_ms(retry_delay, retried - spent) if wait_ms is None else max(0, wait_ms)
     return Failure(status, _after(wait_ms), ending, retry_in_ms)
 
 

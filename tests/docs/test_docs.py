@@ -20,7 +20,14 @@ from tests.support.processes import clean_environment
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 NAMES = [each.relative_to(ROOT).as_posix() for each in PAGES]
-RUN_WHOLE = ["README.md", "docs/celery.md", "docs/periodic.md", "docs/quickstart.md", "docs/tasks.md"]
+RUN_WHOLE = [
+    "README.md",
+    "docs/celery.md",
+    "docs/observing.md",
+    "docs/periodic.md",
+    "docs/quickstart.md",
+    "docs/tasks.md",
+]
 API = "docs/http-api.md"
 ENVIRONMENT = re.compile(r"\b(?:QTASKS|QSTASH)_[A-Z]+(?:_[A-Z]+)*\b")
 # Written for people and other clients, by the broker or by the reader; read by nothing of ours.

@@ -58,7 +58,11 @@ BELOW: Mapping[str, frozenset[str]] = {
 }
 
 # httpx has stood still at 0.28 for long, so what depends on it is kept where it can be exchanged.
-CONFINED = {"httpx": ("qtasks.client", "qtasks.tasks.senders")}
+# OpenTelemetry is loaded by the one module that makes spans, and only where it is installed.
+CONFINED = {
+    "httpx": ("qtasks.client", "qtasks.tasks.senders"),
+    "opentelemetry": ("qtasks.tasks.spans",),
+}
 
 
 @dataclass(frozen=True, slots=True)

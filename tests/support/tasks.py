@@ -14,6 +14,7 @@ from qtasks.ids import Ids
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.signature import sign
 from qtasks.tasks.answers import Answer
+from qtasks.tasks.around import Around
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, pack
 from qtasks.tasks.execution import Delivery, Executor
@@ -24,6 +25,7 @@ from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.task import make_task
 from qtasks.tasks.threads import ThreadPool
+from qtasks.tasks.tracing import Tracing
 
 URL = "https://app.example/qtasks/run"
 NOW = 1_700_000_000_000
@@ -48,7 +50,9 @@ class Workshop:
         redact: Sequence[str] = (),
         layers: Layers = NO_LAYERS,
         results: ResultBackend | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.around = Around()
         self.layers = layers
         self.clock = clock or ManualClock(NOW)
         self.ran: list[object] = []
@@ -66,6 +70,8 @@ class Workshop:
             redact=redact,
             report_progress=lambda task_id, report: self.reports.append((task_id, report)),
             results=results,
+            around=self.around,
+            tracing=tracing,
         )
         self._ids = Ids.seeded(1)
 
