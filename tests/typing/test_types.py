@@ -84,6 +84,21 @@ def halve_again(n: int) -> float:
     return n / 2
 
 
+@tasks.around
+def hook(context: Context) -> Iterator[None]:
+    yield
+
+
+@tasks.around
+async def async_hook(context: Context) -> AsyncIterator[None]:
+    yield
+
+
+def types_of_hooks() -> None:
+    assert_type(hook(current()), Iterator[None])
+    assert_type(async_hook(current()), AsyncIterator[None])
+
+
 def types_of_a_bound_function() -> None:
     assert_type(count(["a"]), int)
     assert_type(count.delay(["a"], step=2), AsyncResult[int])

@@ -5,6 +5,7 @@ Checked there alone, so `scripts/check` passes it over.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from qtasks import AsyncResult, Context, QTasks, Queue, cron, every, task
@@ -135,3 +136,12 @@ def misspelt_too() -> None: ...
 
 @tasks.task(retries="3")  # error: call-overload
 def mistyped() -> None: ...
+
+
+@tasks.around  # error: type-var
+def yields_nothing(context: Context) -> None: ...
+
+
+@tasks.around  # error: type-var
+def takes_a_number(number: int) -> Iterator[None]:
+    yield
