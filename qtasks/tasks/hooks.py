@@ -45,7 +45,8 @@ async def tell(hook: Hook, name: str, context: Context, what: Any, threads: Thre
         else:
             await threads.start(partial(hook, context, what), _nothing).future
     except Exception:  # a wall: the task's own end stands, whatever is made of it
-        log.exception("a hook of a task broke", extra={"task": context.task, "hook": name})
+        facts = {"task": context.task, "task_id": context.task_id, "message_id": context.message_id}
+        log.exception("a hook of a task broke", extra={**facts, "hook": name})
     finally:
         CURRENT.reset(token)
 

@@ -17,7 +17,6 @@ from qtasks import Reject, Retry
 from qtasks.clock import ManualClock
 from qtasks.errors import BrokerUnreachable, EncodeError
 from qtasks.ids import Ids
-from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import EnvelopeSigner, Trace, unpack
@@ -28,7 +27,7 @@ from qtasks.tasks.registry import Registry
 from qtasks.tasks.spans import Spans
 from qtasks.tasks.task import Task, make_task
 from qtasks.tasks.tracing import Untraced
-from tests.support.tasks import SECRET, URL, Workshop
+from tests.support.tasks import SECRET, URL, NoResults, Workshop
 
 KINDS = pytest.mark.parametrize("kind", ["plain", "coroutine"])
 
@@ -48,12 +47,6 @@ class Post:
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         return self.send(messages)
-
-    def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        raise NotImplementedError
-
-    async def aresult(self, task_id: str, wait_ms: int = 0) -> ResultView:
-        raise NotImplementedError
 
     @property
     def traces(self) -> list[Trace | None]:
@@ -99,7 +92,7 @@ def make_caller(post: Post, tracing: Any) -> Caller:
         ids=Ids.seeded(1),
         trace=tracing.trace,
     )
-    return Caller(post, post, packer, clock, tracing)
+    return Caller(post, NoResults(), packer, clock, tracing)
 
 
 def make_add(caller: Caller, **options: Any) -> Task[..., Any, Any]:

@@ -209,7 +209,7 @@ async def test_messages_and_keys_are_those_of_the_documentation(
 
     def well(name: str) -> None: ...
 
-    shop.task(well)
+    shop.task(well, on_success=lambda context, result: 1 / 0)
     await shop.run("note", "Ada")
     await shop.run("note", "Ada", retries=0)
     await shop.run("well", "Ada")
