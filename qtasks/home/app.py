@@ -32,6 +32,7 @@ from qtasks.settings import HomeKind, Settings, database_path
 from qtasks.tasks.around import Around, AroundHook
 from qtasks.tasks.calling import Caller, Elsewhere
 from qtasks.tasks.default import CALLERS, DEFAULT
+from qtasks.tasks.dependencies import Resolver
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
 from qtasks.tasks.failures import Failures
@@ -44,6 +45,7 @@ from qtasks.tasks.progress import ProgressReporter
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
+from qtasks.tasks.resolving import resolver_for
 from qtasks.tasks.results import AsyncResult
 from qtasks.tasks.schedules import Timetable, make_timetable
 from qtasks.tasks.support import check_supported
@@ -106,6 +108,7 @@ class QTasks:
         self._threads = ThreadPool(threads, self._clock)
         self._find_to_run = self.find
         self._make_reporter: type[ProgressReporter] = ProgressReporter
+        self._resolver: Resolver | None = None
         self._path = database_path(self._settings.broker) if self._is_embedded else None
         self._results = self._make_results()
         self._home: Home = self._make_home()
@@ -178,6 +181,15 @@ class QTasks:
         """Give the handle for a task id that was kept; its value comes as plain JSON."""
         return AsyncResult(task_id, source=self._home, decode=lambda value: value, clock=self._clock)
 
+    @property
+    def public_url(self) -> str | None:
+        """Where these tasks are mounted as others see it, from `QTASKS_PUBLIC_URL`."""
+        return self._settings.public_url
+
+    def resolve_with(self, resolver: Resolver) -> None:
+        """Have the dependencies of tasks filled in; for integrations, which call it as they are installed."""
+        self._resolver = resolver
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the webhook: `POST …/run`."""
         if scope["type"] == "lifespan":
@@ -197,6 +209,7 @@ class QTasks:
         self._lifespans += 1
         try:
             if self._lifespans == 1:
+                self._check_dependencies()
                 self._get_executor().is_draining = False
                 await self._home.start()
             yield
@@ -227,6 +240,11 @@ class QTasks:
             self._lifespans -= 1
             raise
         atexit.register(self._home.abandon)
+
+    def _check_dependencies(self) -> None:
+        for task in self._registry:
+            if task.dependencies:
+                resolver_for(self._resolver, task.name).check(task)
 
     # --- wiring ----------------------------------------------------------------------------------
 
@@ -440,6 +458,7 @@ class QTasks:
                     *self._stored_keys(),
                 ),
                 results=self._results,
+                resolver=lambda: self._resolver,
             )
         return self._executor
 

@@ -16,6 +16,7 @@ from typing import Any
 from qtasks.errors import ArgumentsError, DecodeError, EncodeError, TaskDefinitionError
 from qtasks.tasks.annotations import Compiler, resolved_hints, text_of
 from qtasks.tasks.converters import JSON, array
+from qtasks.tasks.dependencies import taken_in_calls
 from qtasks.tasks.scalars import Convert, Converter, Refusal, check_key, inside
 
 _REST, _ANY_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
@@ -211,6 +212,7 @@ def _compile(function: Callable[..., object], name: str, skip_first: bool) -> _P
             raise TaskDefinitionError(f"{name}() needs a first positional parameter, for the context")
         # *args takes the context and goes on taking arguments.
         parameters = parameters if parameters[0].kind is _REST else parameters[1:]
+    parameters = taken_in_calls(parameters, hints, name)
     compiler = Compiler()
     found: dict[str, Converter] = {}
     for key in (*(each.name for each in parameters), "return"):

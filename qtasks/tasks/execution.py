@@ -40,12 +40,14 @@ from qtasks.tasks.answers import (
 )
 from qtasks.tasks.around import Around
 from qtasks.tasks.context import CURRENT, Context, ReportProgress, make_context
+from qtasks.tasks.dependencies import Fill, Resolver
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, of_fire, unpack
 from qtasks.tasks.hooks import hooks_of, tell
 from qtasks.tasks.limits import await_within, thread_within
 from qtasks.tasks.options import NO_LAYERS, Layers, TaskOptions
 from qtasks.tasks.outcomes import Ending, judge
 from qtasks.tasks.recording import Record, ResultBackend, ended, started
+from qtasks.tasks.resolving import resolver_for, thread_resolved
 from qtasks.tasks.task import Task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.tracing import Tracing, Untraced
@@ -55,6 +57,7 @@ log = logging.getLogger("qtasks.executor")
 
 UNKNOWN_TASK_AFTER_S = 30
 NOTHING_NEW = (403, 409)  # not for this app, or an earlier attempt still runs and will tell
+NOTHING: Mapping[str, object] = {}
 DEFAULT_RETRIES = 3  # of a call that an older version has enqueued, which does not say
 
 
@@ -106,6 +109,7 @@ class Executor:
     that must not leave in an error. `go_on` enqueues a call anew and gives the message's id. Without
     `report_progress`, what tasks say of theirs is dropped. `results` is where the app writes down what its
     broker does not keep. `around` are the hooks of the app, and `tracing` makes its spans.
+    `resolver` gives what fills in dependencies, if anything does.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class Executor:
         results: ResultBackend | None = None,
         around: Around | None = None,
         tracing: Tracing | None = None,
+        resolver: Callable[[], Resolver | None] = lambda: None,
     ) -> None:
         self._around = around or Around()
         self._tracing = tracing or Untraced()
@@ -136,6 +141,7 @@ class Executor:
         self._clock = clock
         self._ids = ids or Ids()
         self._layers = layers
+        self._resolver = resolver
         self._redact = [each for each in redact if each]
         self._report_progress = report_progress
         self._running: set[str] = set()
@@ -235,6 +241,9 @@ class Executor:
         if attempt.task.is_coroutine:
             return await await_within(call, timeout_ms, over)
         run = partial(thread_within, self._threads, call, timeout_ms, over, self._clock)
+        if attempt.task.dependencies:
+            resolve = partial(self._resolve, attempt)
+            run = partial(thread_resolved, resolve, call, self._threads, timeout_ms, over, self._clock)
         if not self._around.has_async:
             return await run()
         return await self._around.acall_outside(self._context(attempt), run, timeout_ms, over)
@@ -259,17 +268,27 @@ class Executor:
                 "cannot write down how a task goes", extra={"task_id": view.task_id, "state": view.state}
             )
 
-    def _enter(self, attempt: _Attempt) -> Any:
+    def _enter(self, attempt: _Attempt, values: Mapping[str, object] = NOTHING) -> Any:
         """Call the function with its context set; on the thread where it runs, and when its time begins."""
         task = attempt.task
+        context = self._begin(attempt)
+        attempt.watch.begins()
+        call = partial(_invoke, attempt, values)
+        if task.is_coroutine and task.dependencies:
+            call = partial(self._resolve, attempt, partial(_invoke, attempt))
+        if not self._around.has_any:
+            return call()
+        return (self._around.acall if task.is_coroutine else self._around.call)(context, call)
+
+    async def _resolve(self, attempt: _Attempt, fill: Fill) -> Any:
+        """Go on inside the dependencies of the task, which see its context as well."""
+        context = attempt.context or self._begin(attempt)
+        return await resolver_for(self._resolver(), attempt.task.name).run(attempt.task, context, fill)
+
+    def _begin(self, attempt: _Attempt) -> Context:
         context = attempt.context = self._context(attempt)
         CURRENT.set(context)
-        attempt.watch.begins()
-        first = (context,) if task.is_bound else ()
-        if not self._around.has_any:
-            return task.function(*first, *attempt.args, **attempt.kwargs)
-        call = partial(task.function, *first, *attempt.args, **attempt.kwargs)
-        return (self._around.acall if task.is_coroutine else self._around.call)(context, call)
+        return context
 
     def _context(self, attempt: _Attempt) -> Context:
         envelope, delivery = attempt.envelope, attempt.delivery
@@ -341,6 +360,11 @@ def _refused(delivery: Delivery, answer: Answer) -> Answer:
 
 def _retries(envelope: Envelope) -> int:
     return DEFAULT_RETRIES if envelope.retries is None else envelope.retries
+
+
+def _invoke(attempt: _Attempt, values: Mapping[str, object]) -> Any:
+    first = (attempt.context,) if attempt.task.is_bound else ()
+    return attempt.task.function(*first, *attempt.args, **attempt.kwargs, **values)
 
 
 def _returned(task: Task[..., Any, Any], result: object) -> Answer:

@@ -18,6 +18,7 @@ from orjson import dumps
 from qtasks.errors import TaskDefinitionError
 from qtasks.tasks.codec import Signature, compile_signature
 from qtasks.tasks.context import Context, current
+from qtasks.tasks.dependencies import check_given, dependencies_of
 from qtasks.tasks.keys import Span, unknown_names
 from qtasks.tasks.many import TaskCall
 from qtasks.tasks.options import (
@@ -78,6 +79,7 @@ class Task(Generic[P, T, R]):
         self.is_bound = is_bound
         self.schedules = schedules
         self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.dependencies = dependencies_of(function, name)
         self._declared = declared
         self._resolved = (layers, layers.options(declared))
         self._find_caller = find_caller
@@ -98,8 +100,10 @@ class Task(Generic[P, T, R]):
         """Call the function here and now, as if it were no task.
 
         One with `bind=True` gets the context of the task that is running here, else it raises
-        `OutsideTask`.
+        `OutsideTask`. Dependencies must be given here, else it raises `ArgumentsError`.
         """
+        if self.dependencies:
+            check_given(self, args, kwargs)
         if self.is_bound:
             return self.function(current(), *args, **kwargs)
         return self.function(*args, **kwargs)

@@ -32,9 +32,10 @@ KEYS = ("sig_the_current_key", "sig_the_next_key")
 SECRET = "2718281828459045235360287471352662497757"
 
 
-def embedded(store: Path, **arguments: Any) -> QTasks:
+def embedded(store: Path, *, public_url: str | None = None, **arguments: Any) -> QTasks:
     """Make an app on this file, untouched by the environment. The machine is not switched off meanwhile."""
-    return QTasks(settings=Settings(broker=f"sqlite:///{store}", durability="relaxed"), **arguments)
+    settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", public_url=public_url)
+    return QTasks(settings=settings, **arguments)
 
 
 def embedded_client(store: Path) -> Client:

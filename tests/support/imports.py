@@ -58,10 +58,12 @@ BELOW: Mapping[str, frozenset[str]] = {
 }
 
 # httpx has stood still at 0.28 for long, so what depends on it is kept where it can be exchanged.
-# OpenTelemetry is loaded by the one module that makes spans, and only where it is installed.
+# The others an app may do without: each is imported by what is for it alone.
 CONFINED = {
     "httpx": ("qtasks.client", "qtasks.tasks.senders"),
     "opentelemetry": ("qtasks.tasks.spans",),
+    "fastapi": ("qtasks.integrations.fastapi",),
+    "django": ("qtasks.integrations.django",),
 }
 
 
