@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_type
 
+from fastapi import Depends
+
 from qtasks import (
     AsyncResult,
     Context,
@@ -97,6 +99,21 @@ async def async_hook(context: Context) -> AsyncIterator[None]:
 def types_of_hooks() -> None:
     assert_type(hook(current()), Iterator[None])
     assert_type(async_hook(current()), AsyncIterator[None])
+
+
+def get_factor() -> float:
+    return 2.0
+
+
+@tasks.task
+def scale(n: int, factor: float = Depends(get_factor)) -> float:
+    return n * factor
+
+
+def types_of_a_function_with_dependencies() -> None:
+    assert_type(scale.delay(3), AsyncResult[float])
+    assert_type(scale(3, factor=0.5), float)
+    assert_type(scale.delay_many([scale.call(3)]), list[AsyncResult[float]])
 
 
 def types_of_a_bound_function() -> None:
