@@ -73,7 +73,7 @@ class TaskRoutes:
             middleware=[Middleware(_Under, app)],
             exception_handlers={HTTPException: _raise, RequestValidationError: _raise},
         )
-        self._paths: dict[Task[..., Any, Any], str] = {}
+        self._paths: dict[Callable[..., Any], str] = {}
 
     def check(self, task: Task[..., Any, Any], /) -> None:
         """Make the route of a task; raises what FastAPI raises for a dependency that is wrong."""
@@ -98,11 +98,11 @@ class TaskRoutes:
         return call.result
 
     def _path(self, task: Task[..., Any, Any]) -> str:
-        path = self._paths.get(task)
+        path = self._paths.get(task.__wrapped__)  # and not the task, of which a kit of tests makes copies
         if path is None:
             path = f"/{quote(task.name, safe='')}"
             self._inner.add_api_route(path, _endpoint(task), methods=["POST"], include_in_schema=False)
-            self._paths[task] = path
+            self._paths[task.__wrapped__] = path
         return path
 
     def _scope(self, path: str, context: Context) -> Scope:
@@ -170,9 +170,8 @@ def _endpoint(task: Task[..., Any, Any]) -> Callable[..., Awaitable[Response]]:
             raise  # for dependencies that end what they began
         return Response(status_code=204)
 
-    function = inspect.unwrap(task.function)
-    hints = typing.get_type_hints(function, include_extras=True)
-    parameters = inspect.signature(task.function).parameters
+    hints = typing.get_type_hints(inspect.unwrap(task.__wrapped__), include_extras=True)
+    parameters = inspect.signature(task.__wrapped__).parameters
     endpoint.__name__ = task.__name__
     dependencies = [_dependency(parameters[name], hints.get(name, Any)) for name in task.dependencies]
     endpoint.__dict__["__signature__"] = inspect.Signature(dependencies)

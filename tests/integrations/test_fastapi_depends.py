@@ -17,6 +17,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, S
 from qtasks import ArgumentsError, Context, QTasks, Reject, TaskDefinitionError, TaskFailed, current
 from qtasks.errors import ConfigurationError
 from qtasks.integrations.fastapi import _address, install
+from qtasks.testing import Kit
 from tests.support.homes import SOON_S, embedded, until
 
 KINDS = pytest.mark.parametrize("is_async", [True, False], ids=["coroutine", "plain"])
@@ -494,6 +495,64 @@ async def test_hooks_are_told_after_the_dependencies_have_ended(world: World) ->
         await (await write.adelay("a")).aget(SOON_S)
 
     assert told == [["begun", "a", "committed", "closed"]]
+
+
+@KINDS
+async def test_async_hooks_stand_around_dependencies_and_plain_ones_where_the_function_runs(
+    world: World, is_async: bool
+) -> None:
+    order: list[str] = []
+
+    @world.tasks.around
+    async def outer(context: Context) -> AsyncIterator[None]:
+        order.append("async hook")
+        yield
+        order.append("async hook over")
+
+    @world.tasks.around
+    def inner(context: Context) -> Iterator[None]:
+        order.append("plain hook")
+        yield
+        order.append("plain hook over")
+
+    async def get_noted() -> AsyncIterator[Session]:
+        order.append("dependency")
+        yield Session()
+        order.append("dependency over")
+
+    def body(text: str, session: Session) -> str:
+        order.append("task")
+        return text
+
+    world.app.dependency_overrides[get_session] = get_noted
+    write = define(world.tasks, body, is_async=is_async)
+
+    async with world.up():
+        await (await write.adelay("a")).aget(SOON_S)
+
+    around = ["plain hook", "dependency"] if is_async else ["dependency", "plain hook"]
+    outside_in = ["async hook", *around]
+    assert order == [*outside_in, "task", *(f"{each} over" for each in reversed(outside_in))]
+
+
+# --- in a kit -------------------------------------------------------------------------------------
+
+
+@KINDS
+def test_dependencies_are_filled_in_when_a_kit_runs_tasks(world: World, is_async: bool) -> None:
+    write = define(world.tasks, note, is_async=is_async, retry_delay="1h")
+    install(world.app, world.tasks)
+
+    with Kit(world.tasks) as kit:
+        kit.fail_next(write)
+        for text in "abc":
+            write.with_options(retries=1).delay(text)
+        kit.drain()
+        kit.advance(hours=1)
+
+        assert sorted(kit.results(write)) == ["a noted", "b noted", "c noted"]
+
+    assert [each.notes[1] for each in opened] == ["rolled back: ConnectionError", "b", "c", "a"]
 
 
 # --- calling and declaring ------------------------------------------------------------------------
