@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -362,5 +363,6 @@ async def test_a_forgotten_lifespan_is_made_up_for_by_the_first_request(store: P
                 await visitor.send(Call("POST", "/run", lambda body: None))
         found = await client.send(calls.schedules())
         await tasks._home.stop()
+        atexit.unregister(tasks._home.abandon)  # or the app would live on, and fire elsewhere
 
     assert [each.schedule_id for each in found] == ["qt.app.report.1"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 
 from qtasks.testing import Kit
 from tests.support import shop
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_apps_of_earlier_tests() -> None:
+    """A kit takes in every app that is alive, those too that nobody can reach any more but for Python."""
+    gc.collect()
 
 
 @pytest.fixture
