@@ -36,7 +36,9 @@ from qtasks.tasks.dependencies import Resolver
 from qtasks.tasks.envelope import EnvelopeSigner
 from qtasks.tasks.execution import Executor
 from qtasks.tasks.failures import Failures
+from qtasks.tasks.fitting import read_window
 from qtasks.tasks.hosted_schedules import in_schedule_dialect
+from qtasks.tasks.keys import Span
 from qtasks.tasks.many import Collection
 from qtasks.tasks.options import DEFAULTS, DeclaredOptions, DefaultOptions, Layers, read_options
 from qtasks.tasks.packing import Packer
@@ -70,8 +72,10 @@ class QTasks:
     apps apart that share one broker. `queues` declares queues that are not to be the usual
     `Queue(parallelism=16)`, and `defaults` the options of tasks that neither they nor their queue set.
     At most `concurrency` tasks run at once in this process, and at most `threads` of them are plain
-    functions. `results`, by default that of `QTASKS_RESULTS`, is where results are kept with hosted QStash,
-    which keeps none: `sqlite:///results.db`. Nothing is opened before the first call or the lifespan.
+    functions. A message of a task that is not here waits for `unknown_task_window`, as a roll-out may be
+    under way, and is a dead letter then. `results`, by default that of `QTASKS_RESULTS`, is where results are
+    kept with hosted QStash, which keeps none: `sqlite:///results.db`. Nothing is opened before the first call
+    or the lifespan.
     Raises `ConfigurationError`.
     """
 
@@ -85,6 +89,7 @@ class QTasks:
         concurrency: int = 64,
         threads: int = 16,
         results: str | None = None,
+        unknown_task_window: Span = "10m",
         settings: Settings | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -106,6 +111,7 @@ class QTasks:
         self._tracing = find_tracing()
         self._concurrency = concurrency
         self._threads = ThreadPool(threads, self._clock)
+        self._unknown_task_window_ms = read_window(unknown_task_window)
         self._find_to_run = self.find
         self._make_reporter: type[ProgressReporter] = ProgressReporter
         self._resolver: Resolver | None = None
@@ -156,6 +162,9 @@ class QTasks:
     def find(self, name: str) -> AnyTask | None:
         """Give the task of that name or alias, also one of the module-level `@task`; else None."""
         return self._registry.find(name) or DEFAULT.find(name)
+
+    def _names(self) -> list[str]:
+        return [*self._registry.names(), *DEFAULT.names()]
 
     def send(self, name: str, /, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
         """Have a task called later that is defined in another process of this app.
@@ -450,6 +459,8 @@ class QTasks:
                 report_progress=self._reporter.report,
                 around=self._around,
                 tracing=self._tracing,
+                names=self._names,
+                unknown_task_window_ms=self._unknown_task_window_ms,
                 redact=(
                     *self._secrets(),
                     *settings.signing_keys,

@@ -18,6 +18,7 @@ CONTINUED = "Qtasks-Continued"
 NON_RETRYABLE = ("Upstash-NonRetryable-Error", "true")
 MESSAGE_LIMIT = 4096
 TRACEBACK_LIMIT = 16384
+LEFT_OUT_CHARS = 80  # what the line takes that says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +35,21 @@ def uncounted(status: int, why: str, message: str, after_s: int) -> Answer:
     return problem(status, "NotNow", message, (UNCOUNTED, why), ("Retry-After", str(after_s)))
 
 
-def problem(status: int, type_: str, message: str, *headers: tuple[str, str]) -> Answer:
-    """Answer with an error that is no exception of the task's."""
-    return Answer(status, error_document(type_, message, None), headers)
+def problem(
+    status: int, type_: str, message: str, *headers: tuple[str, str], reason: str | None = None
+) -> Answer:
+    """Answer with an error that is no exception of the task's; `reason` is for programs to know it by."""
+    return Answer(status, error_document(type_, message, None, reason), headers)
 
 
-def error_document(type_: str, message: str, trace: str | None) -> bytes:
+def error_document(type_: str, message: str, trace: str | None, reason: str | None = None) -> bytes:
     """Make the error document: what a caller, a dead letter queue or a person reads of a failure."""
     error = {
         "type": type_,
         "message": _sendable(message[:MESSAGE_LIMIT]),
-        "traceback": None if trace is None else _sendable(trace[-TRACEBACK_LIMIT:]),
+        "traceback": None if trace is None else _sendable(_end_of(trace)),
     }
-    return orjson.dumps({"error": error})
+    return orjson.dumps({"error": error if reason is None else {**error, "reason": reason}})
 
 
 def type_of(answer: Answer) -> str:
@@ -62,6 +65,15 @@ def describe(error: BaseException, type_: str, redact: Sequence[str]) -> bytes:
     for secret in redact:
         texts = [text.replace(secret, "***") for text in texts]
     return error_document(type_, *texts)
+
+
+def _end_of(trace: str) -> str:
+    """Keep the end of a traceback, in whole lines: the exception itself and where it came from."""
+    if len(trace) <= TRACEBACK_LIMIT:
+        return trace
+    kept = trace[LEFT_OUT_CHARS - TRACEBACK_LIMIT :]
+    kept = kept.partition("\n")[2] or kept
+    return f"... {len(trace) - len(kept)} characters before this are left out ...\n{kept}"
 
 
 def _sendable(text: str) -> str:

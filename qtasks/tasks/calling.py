@@ -34,6 +34,7 @@ class Elsewhere:
             raise ArgumentsError(f"send({name!r}): a task is named by a text, such as 'shop.mail.welcome'")
         self.name = name
         self.signature = replace(_ANYTHING, name=name)
+        self.version = 1 if known is None else known.version
         self._known = known
 
     def options_in(self, layers: Layers) -> TaskOptions:

@@ -61,6 +61,8 @@ class Envelope:
     expires_after_ms: int | None = None
     trace: Trace | None = None
     """Where in which trace it was called."""
+    version: int = 1
+    """Which version of the task's arguments these are."""
 
 
 class EnvelopeSigner:
@@ -105,6 +107,8 @@ def pack(envelope: Envelope) -> bytes:
         meta["retryDelay"] = envelope.retry_delay
     if envelope.number:
         meta |= {"number": envelope.number, "spent": envelope.spent}
+    if envelope.version != 1:
+        meta["version"] = envelope.version
     if envelope.labels:
         meta["labels"] = envelope.labels
     if envelope.result_ttl_ms is not None:
@@ -159,6 +163,7 @@ def unpack(body: bytes) -> Envelope:
             schedule=meta.get("schedule"),
             expires_after_ms=meta.get("expiresAfter"),
             trace=Trace(meta["traceparent"], meta.get("tracestate")) if "traceparent" in meta else None,
+            version=meta.get("version", 1),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"the body is not the envelope of a task: {error!r}") from error

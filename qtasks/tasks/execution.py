@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -42,6 +42,7 @@ from qtasks.tasks.around import Around
 from qtasks.tasks.context import CURRENT, Context, ReportProgress, make_context
 from qtasks.tasks.dependencies import Fill, Resolver
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, of_fire, unpack
+from qtasks.tasks.fitting import WINDOW_MS, Fit, Fitter
 from qtasks.tasks.hooks import hooks_of, tell
 from qtasks.tasks.limits import await_within, thread_within
 from qtasks.tasks.options import NO_LAYERS, Layers, TaskOptions
@@ -55,7 +56,6 @@ from qtasks.tasks.watching import Watch, tell_refused
 
 log = logging.getLogger("qtasks.executor")
 
-UNKNOWN_TASK_AFTER_S = 30
 NOTHING_NEW = (403, 409)  # not for this app, or an earlier attempt still runs and will tell
 NOTHING: Mapping[str, object] = {}
 DEFAULT_RETRIES = 3  # of a call that an older version has enqueued, which does not say
@@ -108,8 +108,9 @@ class Executor:
     `destination` is the app's own address, `layers` what it says of its tasks. `redact` are secrets
     that must not leave in an error. `go_on` enqueues a call anew and gives the message's id. Without
     `report_progress`, what tasks say of theirs is dropped. `results` is where the app writes down what its
-    broker does not keep. `around` are the hooks of the app, and `tracing` makes its spans.
-    `resolver` gives what fills in dependencies, if anything does.
+    broker does not keep. `around` are the hooks of the app, and `tracing` makes its spans. `resolver` gives
+    what fills in dependencies, if anything does. `find` looks a task up, `names` lists them; messages of
+    others wait for `unknown_task_window_ms`.
     """
 
     def __init__(
@@ -129,12 +130,13 @@ class Executor:
         around: Around | None = None,
         tracing: Tracing | None = None,
         resolver: Callable[[], Resolver | None] = lambda: None,
+        names: Callable[[], Iterable[str]] = tuple,
+        unknown_task_window_ms: int = WINDOW_MS,
     ) -> None:
         self._around = around or Around()
         self._tracing = tracing or Untraced()
         self._go_on = go_on
         self._results = results
-        self._find = find
         self._signer = signer
         self._destination = destination
         self._threads = threads
@@ -144,6 +146,7 @@ class Executor:
         self._resolver = resolver
         self._redact = [each for each in redact if each]
         self._report_progress = report_progress
+        self._fitter = Fitter(find, names, window_ms=unknown_task_window_ms, clock=clock, redact=self._redact)
         self._running: set[str] = set()
         self.is_draining = False
 
@@ -170,15 +173,10 @@ class Executor:
         return answer
 
     async def _find_and_run(self, delivery: Delivery, envelope: Envelope) -> Answer:
-        task = self._find(envelope.task)
-        if task is None:
-            return problem(
-                503,
-                "UnknownTask",
-                f"no task is named {envelope.task!r} here; is the module that defines it imported?",
-                ("Retry-After", str(UNKNOWN_TASK_AFTER_S)),
-            )
-        return await self._run(delivery, envelope, task)
+        fit = self._fitter.fit(envelope, delivery.message_id)
+        if isinstance(fit, Fit):
+            return await self._run(delivery, fit)
+        return _refused(delivery, fit) if NON_RETRYABLE in fit.headers else fit
 
     def _refusal(self, delivery: Delivery, envelope: Envelope) -> Answer | None:
         if envelope.destination != self._destination:
@@ -200,12 +198,8 @@ class Executor:
             return uncounted(409, "running", "an earlier attempt of this task is still running here", 5)
         return None
 
-    async def _run(self, delivery: Delivery, envelope: Envelope, task: Task[..., Any, Any]) -> Answer:
-        try:
-            args, kwargs = task.signature.decode(envelope.args, envelope.kwargs)
-        except DecodeError as error:
-            text = f"{task.name}: {error}"
-            return _refused(delivery, problem(489, "DecodeError", text, NON_RETRYABLE))
+    async def _run(self, delivery: Delivery, fit: Fit) -> Answer:
+        task, envelope = fit.task, fit.envelope
         options = task.options_in(self._layers)
         number = envelope.spent + delivery.retried + 1
         with self._tracing.executing(
@@ -214,7 +208,9 @@ class Executor:
             watch = Watch(
                 task, envelope, delivery.message_id, number, options.log_args, self._redact, self._clock, note
             )
-            return await self._attempt(_Attempt(delivery, envelope, task, options, args, kwargs, watch))
+            return await self._attempt(
+                _Attempt(delivery, envelope, task, options, fit.args, fit.kwargs, watch)
+            )
 
     async def _attempt(self, attempt: _Attempt) -> Answer:
         try:

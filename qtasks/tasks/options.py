@@ -61,6 +61,7 @@ class DeclaredOptions(DefaultOptions, total=False):
 
     name: str
     aliases: Sequence[str]
+    version: int
     unique: bool | str | Unique
     exclusive: bool | str
     flow: Flow

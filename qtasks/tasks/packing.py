@@ -37,6 +37,7 @@ class Target(Protocol):
 
     name: str
     signature: Signature
+    version: int
 
     def options_in(self, layers: Layers) -> TaskOptions:
         """Give what holds in an app."""
@@ -98,6 +99,7 @@ class Packer:
             labels=options.labels,
             result_ttl_ms=options.result_ttl_ms,
             trace=self._trace(),
+            version=target.version,
         )
         message = self._sealed(envelope, flow, options.dedup_window_ms)
         if options.unique is None:
@@ -121,6 +123,7 @@ class Packer:
             start_at=now + after_ms if after_ms else None,
             number=envelope.number + 1,
             spent=spent,
+            version=target.version,
         )
         return self._sealed(following, flow, None)
 
@@ -145,6 +148,7 @@ class Packer:
             retry_delay=options.retry_delay,
             labels=options.labels,
             result_ttl_ms=options.result_ttl_ms,
+            version=target.version,
             schedule=periodic.name,
             expires_after_ms=options.expires_ms,
         )

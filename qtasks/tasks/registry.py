@@ -35,6 +35,10 @@ class Registry:
         """Give the task of that name or alias, or None."""
         return self._tasks.get(name)
 
+    def names(self) -> list[str]:
+        """List all names and aliases."""
+        return list(self._tasks)
+
     def __iter__(self) -> Iterator[Task[..., Any, Any]]:
         return iter(dict.fromkeys(self._tasks.values()))
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")  # what the task comes to
 R = TypeVar("R")  # what a plain call gives: T, or a coroutine of T
+Upgrade = Callable[..., Mapping[str, Any]]
+U = TypeVar("U", bound=Upgrade)
 
 
 class FindCaller(Protocol):
@@ -70,11 +72,14 @@ class Task(Generic[P, T, R]):
         find_caller: FindCaller,
         is_bound: bool = False,
         schedules: tuple[Periodic, ...] = (),
+        version: int = 1,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = name
         self.aliases = aliases
+        self.version = version
+        self.upgrades: dict[int, Upgrade] = {}
         self.signature = signature
         self.is_bound = is_bound
         self.schedules = schedules
@@ -144,6 +149,22 @@ class Task(Generic[P, T, R]):
     async def adelay_many(self, calls: Iterable[TaskCall[P, T]]) -> list[AsyncResult[T]]:
         """Do what `delay_many` does without blocking the event loop for longer than a batch takes to make."""
         return await self._find_caller().batches(self, calls).asend()
+
+    def upgrade(self, *, from_version: int) -> Callable[[U], U]:
+        """Convert the arguments of calls that an older version of this task has enqueued.
+
+        The decorated function gets them as they were sent, as JSON values, so it is written with the
+        parameters that the task had at `from_version`. It returns the arguments of the version after
+        that: a dict by name, again of JSON values. Raises `TaskDefinitionError`.
+        """
+        _check_from_version(self, from_version)
+
+        def decorate(function: U) -> U:
+            _check_upgrade(self, from_version, function)
+            self.upgrades[from_version] = function
+            return function
+
+        return decorate
 
     def with_options(self, **options: Unpack[CallOptions]) -> Task[P, T, R]:
         """Give this task with other options: `t.with_options(retries=0).delay(...)`."""
@@ -232,6 +253,7 @@ def make_task(
     if not is_bound and _takes_context(function):
         raise TaskDefinitionError(f"{name}() takes a Context: have it filled in with @task(bind=True)")
     schedules = written.pop("schedule", ())
+    version = _version(name, written.pop("version", 1))
     declared = read_options(written, of=f"task {name}", known=DECLARED)
     signature = compile_signature(function, name=name, skip_first=is_bound)
     _check_keys(name, declared, signature)
@@ -245,6 +267,7 @@ def make_task(
         find_caller=find_caller,
         is_bound=is_bound,
         schedules=read_schedules(schedules, signature),
+        version=version,
     )
     registry.add(task)
     return task
@@ -281,6 +304,32 @@ def _aliases(name: str, written: Any) -> tuple[str, ...]:
             f"task {name}: aliases={written!r} is not possible; it is a list of the task's old names"
         )
     return tuple(written)
+
+
+def _version(name: str, written: Any) -> int:
+    if type(written) is not int or written < 1:
+        raise TaskDefinitionError(
+            f"task {name}: version={written!r} is not possible; it is a number from 1, raised when old "
+            "arguments no longer fit"
+        )
+    return written
+
+
+def _check_from_version(task: Task[..., Any, Any], version: object) -> None:
+    if type(version) is not int or not 1 <= version < task.version:
+        raise TaskDefinitionError(
+            f"task {task.name} is at version {task.version}, so there is no upgrade from version "
+            f"{version!r}; raise its version with @task(version=...), and upgrade from an earlier one"
+        )
+
+
+def _check_upgrade(task: Task[..., Any, Any], version: int, function: object) -> None:
+    if inspect.iscoroutinefunction(function) or not inspect.isfunction(function):
+        raise TaskDefinitionError(
+            f"the upgrade of task {task.name} from version {version} must be a plain function"
+        )
+    if version in task.upgrades:
+        raise TaskDefinitionError(f"task {task.name} has two upgrades from version {version}; leave one")
 
 
 def _check_function(function: Any) -> None:

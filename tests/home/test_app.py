@@ -27,7 +27,7 @@ from qtasks import (
 )
 from qtasks.client import calls
 from qtasks.errors import WaitRefused
-from tests.support.homes import SOON_S, ask_owner, embedded, until
+from tests.support.homes import SOON_S, ask_owner, embedded, until_found
 
 
 class Size(Enum):
@@ -443,7 +443,9 @@ async def test_a_result_that_cannot_be_sent_is_a_failure_that_is_not_repeated(ap
     assert runs == [1]
 
 
-async def test_a_task_that_nobody_here_knows_waits_and_says_so(store: Path) -> None:
+async def test_a_task_that_nobody_here_knows_waits_and_says_so(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = embedded(store)
 
     @before.task(name="moved")
@@ -452,14 +454,18 @@ async def test_a_task_that_nobody_here_knows_waits_and_says_so(store: Path) -> N
     result = moved.delay()
     now = embedded(store)
     async with now.lifespan():
-        await until(lambda: result.state == "RETRYING")
-        entries = ask_owner(store, calls.log()).items
+        log = await until_found(
+            lambda: asyncio.to_thread(ask_owner, store, calls.log()),
+            lambda found: any(each.state == "RETRY" for each in found.items),
+        )
 
-    [said] = [each.response_body for each in entries if each.state == "ERROR"]
-    assert b"no task is named 'moved' here; is the module that defines it imported?" in said
-    [retry] = [each for each in entries if each.state == "RETRY"]
+    [retry] = [each for each in log.items if each.state == "RETRY"]
     assert retry.next_delivery_time is not None
-    assert 25_000 < retry.next_delivery_time - retry.time < 40_000
+    assert retry.next_delivery_time - retry.time == 10_000
+    assert result.state == "SCHEDULED"  # no attempt is spent
+    [said] = [each for each in caplog.records if each.name == "qtasks.task"]
+    assert said.getMessage() == "task is not here, will retry"
+    assert said.__dict__["task"] == "moved"
 
 
 async def test_a_task_id_that_nobody_knows_is_unknown(app: QTasks) -> None:

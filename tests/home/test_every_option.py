@@ -71,6 +71,17 @@ async def test_the_aliases_option_finds_a_task_by_its_old_name(app: QTasks) -> N
     assert await (await app.asend("mail.greet")).aget(SOON_S) == "hello"
 
 
+async def test_the_version_option_is_that_of_the_arguments(app: QTasks) -> None:
+    @app.task(version=2)
+    def function(number: int) -> int:
+        return number
+
+    function.upgrade(from_version=1)(lambda text: {"number": int(text)})
+    calls = [await function.adelay(7), await app.asend(function.name, 8)]
+
+    assert [await each.aget(SOON_S) for each in calls] == [7, 8]
+
+
 async def test_the_bind_option_hands_over_the_context(app: QTasks) -> None:
     @app.task(bind=True)
     def function(context: Context, number: int) -> str:

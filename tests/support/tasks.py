@@ -23,7 +23,7 @@ from qtasks.tasks.packing import Packer
 from qtasks.tasks.queues import Queue
 from qtasks.tasks.recording import ResultBackend
 from qtasks.tasks.registry import Registry
-from qtasks.tasks.task import make_task
+from qtasks.tasks.task import Task, make_task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.tracing import Tracing
 
@@ -72,13 +72,16 @@ class Workshop:
             results=results,
             around=self.around,
             tracing=tracing,
+            names=self.registry.names,
         )
         self._ids = Ids.seeded(1)
 
-    def task(self, function: Callable[..., Any], name: str | None = None, **options: Any) -> None:
+    def task(
+        self, function: Callable[..., Any], name: str | None = None, **options: Any
+    ) -> Task[..., Any, Any]:
         """Make a task of a function, called as the function is."""
         named = {"name": name or function.__name__, **options}
-        make_task(function, self.registry, _nobody_calls, named, self.layers)
+        return make_task(function, self.registry, _nobody_calls, named, self.layers)
 
     def envelope(self, task: str = "note", *args: Any, **changes: Any) -> Envelope:
         """Make the envelope of a call, as `delay` would."""

@@ -393,15 +393,6 @@ async def test_what_the_app_says_of_exceptions_holds_for_tasks_that_say_nothing(
 # --- calls that cannot be -------------------------------------------------------------------------
 
 
-async def test_a_task_that_is_not_here_may_be_so_soon(shop: Workshop) -> None:
-    answer = await shop.run("missing")
-
-    assert (answer.status, answer.headers) == (503, (("Retry-After", "30"),))
-    assert error_of(answer)["message"] == (
-        "no task is named 'missing' here; is the module that defines it imported?"
-    )
-
-
 @pytest.mark.parametrize(
     ("args", "kwargs"),
     [

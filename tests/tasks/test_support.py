@@ -19,7 +19,7 @@ QUEUES = {"strict": QueueSpec(1, ordered=True)}
 
 
 def test_every_option_that_people_may_write_stands_in_the_table() -> None:
-    options = {*DECLARED} - {"name", "aliases", "bind"}
+    options = {*DECLARED} - {"name", "aliases", "bind", "version"}
 
     assert {each.option for each in HOSTED} == {*options, "countdown, eta"}
 

@@ -213,6 +213,7 @@ async def test_messages_and_keys_are_those_of_the_documentation(
     await shop.run("note", "Ada")
     await shop.run("note", "Ada", retries=0)
     await shop.run("well", "Ada")
+    await shop.run("missing")
     await shop.executor.execute(shop.delivery(shop.envelope(), signature="none"))
     tell_enqueued("note", "tsk_1", "mail", Enqueued("msg_1"))
 
