@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -25,6 +26,10 @@ class Deliverer(Protocol):
         """Give each claim's reply as soon as it is known, in the order of completion."""
         ...
 
+    def drop(self, claim: Claim) -> None:
+        """Break off the attempt that is being made for a claim, if it is; the reply says what came of it."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...
@@ -32,14 +37,19 @@ class Deliverer(Protocol):
 
 Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
 """Starts claims on the app's loop and tells their replies there, one call for each."""
+Drop = Callable[[Claim], None]
+"""Breaks off, on the app's loop, the attempt that is being made for a claim."""
 
 
 class InProcessDeliverer:
     """Hands claims to the app in this process, on the app's own loop; no HTTP in between."""
 
-    def __init__(self, run: Run, app_loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, run: Run, app_loop: asyncio.AbstractEventLoop, drop: Drop = lambda claim: None
+    ) -> None:
         self._run = run
         self._app_loop = app_loop
+        self._drop = drop
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         box = _Box(asyncio.get_running_loop())
@@ -54,6 +64,10 @@ class InProcessDeliverer:
             for answer in await box.take():
                 left -= 1
                 yield answer
+
+    def drop(self, claim: Claim) -> None:
+        with suppress(RuntimeError):  # the app's loop is closed: nothing runs there any more
+            self._app_loop.call_soon_threadsafe(self._drop, claim)
 
     async def close(self) -> None:
         """There is nothing to let go of."""
@@ -90,13 +104,21 @@ class RoutedDeliverer:
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         """Claims of both kinds never come in one call: the dispatcher groups by `route`."""
-        way = self._app if claims[0].app is not None else self._http
+        way = self._way(claims[0])
         if way is None:
             for each in claims:
                 yield each, Reply(0, error=NO_HTTP)
             return
         async for answer in way.deliver(claims):
             yield answer
+
+    def drop(self, claim: Claim) -> None:
+        way = self._way(claim)
+        if way is not None:
+            way.drop(claim)
+
+    def _way(self, claim: Claim) -> Deliverer | None:
+        return self._app if claim.app is not None else self._http
 
     async def close(self) -> None:
         for way in (self._app, self._http):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from qtasks.broker.retry import judge
 from qtasks.broker.room import Room
 from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.database import Database, Session
-from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Reply, Settlement
+from qtasks.broker.store.records import Again, Cancelled, Claim, Claimed, Dead, Reply, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
 from qtasks.ids import Ids
@@ -166,6 +166,14 @@ class Dispatcher:
         elif claim.seq in self._in_flight:  # not handed back meanwhile
             self._answers.append((claim, reply))
             self._answered.set()
+
+    async def drop(self, seqs: Collection[int]) -> None:
+        """Break off deliveries that were called off, as far as they are in flight here."""
+        async with self._claim_lock:  # a claim that has been committed is begun before this goes on
+            pass
+        await asyncio.sleep(0)  # and its carrier has begun as well
+        for claim in [each for seq, each in self._in_flight.items() if seq in seqs]:
+            self._deliverer.drop(claim)
 
     async def settle(self) -> int:
         """Record what became of the deliveries that have answered; say how many there were."""
@@ -389,7 +397,8 @@ def _tell(settlement: Settlement) -> None:
         if verdict.counted:
             log.warning("delivery failed, will retry", extra={**_facts(settlement), "retry_at": verdict.at})
     elif log.isEnabledFor(logging.INFO):
-        log.info("delivered", extra={"message_id": claim.id, "queue": claim.queue, "attempt": claim.attempt})
+        ended = "cancelled" if isinstance(verdict, Cancelled) else "delivered"
+        log.info(ended, extra={"message_id": claim.id, "queue": claim.queue, "attempt": claim.attempt})
 
 
 def _facts(settlement: Settlement) -> dict[str, object]:

@@ -27,6 +27,7 @@ from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, R
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store.messages import LARGE_BYTES
 from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.results import CANCELLED
 from qtasks.clock import Clock
 from qtasks.errors import BadRequest
 from qtasks.ids import Ids
@@ -106,6 +107,8 @@ class HttpDeliverer:
         self._apis = apis or {}
         self._region = region
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._limits: dict[int, asyncio.Timeout] = {}
+        self._dropped: set[int] = set()
 
     @property
     def response_budget_left(self) -> int:
@@ -124,6 +127,12 @@ class HttpDeliverer:
             for each in attempts:
                 each.cancel()
 
+    def drop(self, claim: Claim) -> None:
+        limit = self._limits.get(claim.seq)
+        if limit is not None and not limit.expired():
+            self._dropped.add(claim.seq)
+            limit.reschedule(0)  # its time is over now, which closes the connection
+
     async def close(self) -> None:
         for each in self._sessions.values():
             await each.close()
@@ -136,12 +145,18 @@ class HttpDeliverer:
         try:
             endpoint, url = call_url(claim.url)
             self._check(endpoint)
-            async with asyncio.timeout(claim.timeout_ms / 1000):
+            async with asyncio.timeout(claim.timeout_ms / 1000) as limit:
+                self._limits[claim.seq] = limit
                 return await self._exchange(claim, endpoint.scheme, url)
         except TimeoutError:
+            if claim.seq in self._dropped:
+                return Reply(0, error=CANCELLED)
             return Reply(0, error=f"no complete answer within {claim.timeout_ms / 1000:g} s")
         except (aiohttp.ClientError, OSError, ValueError, BadRequest) as error:
             return Reply(0, error=_reason(error))
+        finally:
+            self._limits.pop(claim.seq, None)
+            self._dropped.discard(claim.seq)
 
     def _check(self, endpoint: Endpoint) -> None:
         """Judge what the URL says: no resolver sees an address that is written in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from qtasks.broker.callbacks import callbacks_of
 from qtasks.broker.config import BrokerConfig
@@ -56,6 +57,7 @@ class Node:
         self.janitor = Janitor(broker.database, config, clock)
         self._claiming: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
+        self._dropping: set[asyncio.Task[None]] = set()
 
     def _callbacks(self, settlement: Settlement) -> Sequence[NewMessage]:
         return callbacks_of(settlement, self.broker.intake)
@@ -75,6 +77,7 @@ class Node:
     async def start(self) -> None:
         """Recover and begin to dispatch."""
         await self.recover()
+        self.listen()
         self._claiming = asyncio.create_task(self.dispatcher.run(), name="qtasks-claiming")
         self._others = [
             asyncio.create_task(self.dispatcher.settle_forever(), name="qtasks-settling"),
@@ -83,6 +86,21 @@ class Node:
         ]
         if self.broker.room is not None:
             self._others.append(asyncio.create_task(self.broker.room.run(), name="qtasks-room"))
+
+    def listen(self) -> None:
+        """Hear on this loop of what is called off while it is in flight, from whatever thread."""
+        loop = asyncio.get_running_loop()
+
+        def begin(seqs: Sequence[int]) -> None:
+            dropping = loop.create_task(self.dispatcher.drop(frozenset(seqs)))
+            self._dropping.add(dropping)
+            dropping.add_done_callback(self._dropping.discard)
+
+        def drop(seqs: Sequence[int]) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nothing is in flight any more
+                loop.call_soon_threadsafe(begin, seqs)
+
+        self.broker.drop = drop
 
     async def stop(self, grace_ms: int | None = None) -> int:
         """Stop claiming, let deliveries finish for up to `grace_ms`, hand back the rest (promise P17).

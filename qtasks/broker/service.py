@@ -5,7 +5,7 @@ Every check is made before anything is stored, so a `RequestError` means that no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.flow_keys import FlowKeys
@@ -68,6 +68,8 @@ class Broker:
         self.room = room
         self.waiters = Waiters()
         self.results = Results(database, clock, self.waiters)
+        self.drop: Callable[[Sequence[int]], None] = _nobody_delivers
+        """Has deliveries in flight broken off, by sequence number; set by the node that makes them."""
         self.is_draining = False
         self._ids = ids
         self.intake = Intake(config, ids=ids, rules=rules, app=app, delivers_http=delivers_http)
@@ -167,7 +169,9 @@ class Broker:
         """Drop a queue and call off what waits in it; no error if there is none (contract 2.6)."""
         check_queue_name(name)
         # The most of it in steps that keep nobody waiting; the rest together with the queue.
-        self.cancel_matching(MessageFilter(queues=frozenset({name})), None)
+        # What is in flight goes on to its end.
+        for each in self._cancel_steps(MessageFilter(queues=frozenset({name})), None):
+            self.waiters.finish(each.task_ids)
         now = self.clock.now()
         called_off = self.database.run(lambda session: cancelling.delete_queue(session, name, now))
         self.waiters.finish(called_off.task_ids)
@@ -187,7 +191,7 @@ class Broker:
         """Call messages off; say how many were not called off before."""
         now = self.clock.now()
         called_off = self.database.run(lambda session: cancelling.cancel(session, message_ids, now))
-        self.waiters.finish(called_off.task_ids)
+        self._tell(called_off)
         return called_off.count
 
     def cancel_task(self, task_id: str) -> bool:
@@ -198,11 +202,24 @@ class Broker:
             return cancelling.cancel(session, results.pending_messages(session, task_id), now)
 
         called_off = self.database.run(work)
-        self.waiters.finish(called_off.task_ids)
+        self._tell(called_off)
         return called_off.count > 0
+
+    def _tell(self, called_off: cancelling.CalledOff) -> None:
+        """Let those know whom it concerns that tasks have ended, or are to end."""
+        self.waiters.finish(called_off.task_ids)
+        if called_off.in_flight:
+            self.drop(called_off.in_flight)
 
     def cancel_matching(self, wanted: MessageFilter, limit: int | None) -> int:
         """Call off what matches, up to `limit` messages, in steps that keep nobody waiting."""
+        count = 0
+        for called_off in self._cancel_steps(wanted, limit):
+            self._tell(called_off)
+            count += called_off.count
+        return count
+
+    def _cancel_steps(self, wanted: MessageFilter, limit: int | None) -> Iterator[cancelling.CalledOff]:
         count, after = 0, 0
         now = self.clock.now()
 
@@ -213,12 +230,11 @@ class Broker:
 
         while limit is None or count < limit:
             called_off, following = self.database.run(step)
-            self.waiters.finish(called_off.task_ids)
+            yield called_off
             count += called_off.count
             if following is None:
                 break
             after = following
-        return count
 
     def _is_pending(self, message_id: str) -> bool:
         row = self.database.look(lambda session: session.one("pending_of_message", {"id": message_id}))
@@ -306,6 +322,10 @@ class Broker:
     ) -> Enqueued:
         message = self.intake.again(dead_letters.original(session, letter), options, method, now)
         return dead_letters.replay(session, letter, message)
+
+
+def _nobody_delivers(seqs: Sequence[int]) -> None:
+    """A broker without a node has nothing in flight."""
 
 
 def _place(cursor: str | None) -> dead_letters.Place | None:

@@ -155,6 +155,12 @@ def cancel_labelled(label: str) -> Call[int]:
     return Call("DELETE", f"/v2/messages{_query(label=label)}", _cancelled)
 
 
+def cancel_matching(filters: Mapping[str, Sequence[str]]) -> Call[int]:
+    """Call off what matches all filters; says how many messages (contract 2.4)."""
+    query = urlencode(filters, doseq=True)
+    return Call("DELETE", f"/v2/messages?{query}", _cancelled)
+
+
 def replay(dlq_id: str) -> Call[Enqueued]:
     """Run a dead letter again as a new message (contract 2.8)."""
     return Call("POST", f"/v2/dlq/retry/{_segment(dlq_id)}", _one(Enqueued.from_json))

@@ -50,6 +50,7 @@ from qtasks.tasks.registry import Registry
 from qtasks.tasks.resolving import resolver_for
 from qtasks.tasks.results import AsyncResult
 from qtasks.tasks.schedules import Timetable, make_timetable
+from qtasks.tasks.selection import Which, select
 from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
@@ -198,6 +199,18 @@ class QTasks:
     def resolve_with(self, resolver: Resolver) -> None:
         """Have the dependencies of tasks filled in; for integrations, which call it as they are installed."""
         self._resolver = resolver
+
+    def cancel(self, **which: Unpack[Which]) -> int:
+        """Call off this app's tasks by `task`, `label` or `queue`, all that is given; say how many.
+
+        What waits never starts; what runs is interrupted, as docs/tasks.md says. Raises `ArgumentsError`
+        if nothing is given.
+        """
+        return self._home.cancel_matching(select(self._destination(), **which))
+
+    async def acancel(self, **which: Unpack[Which]) -> int:
+        """Do what `cancel` does without blocking the event loop."""
+        return await self._home.acancel_matching(select(self._destination(), **which))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the webhook: `POST …/run`."""
@@ -349,6 +362,7 @@ class QTasks:
             setup = OwnerSetup(
                 app=self._name,
                 run=runner.run,
+                drop=runner.drop,
                 config=config,
                 ids=self._ids,
                 timetable=self._timetable,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qtasks.protocol.results import ProgressReport
 from qtasks.tasks.results import ResultSource
+from qtasks.tasks.selection import Selection
 from qtasks.tasks.senders import Sender
 
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 class Home(Sender, ResultSource, Protocol):
     """Where an app's broker is: takes its calls, answers its questions, and lives as long as it does."""
+
+    def cancel_matching(self, wanted: Selection) -> int:
+        """Call off what is selected; say how many calls."""
+        ...
+
+    async def acancel_matching(self, wanted: Selection) -> int:
+        """Do what `cancel_matching` does, on an event loop."""
+        ...
 
     async def start(self) -> None:
         """Run the broker, where it is embedded."""

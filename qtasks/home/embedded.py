@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qtasks.broker.service import Broker
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.client import calls
 from qtasks.client.clients import Client
 from qtasks.clock import Clock
@@ -30,6 +31,7 @@ from qtasks.home.questions import Question, about_one, about_some
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
+from qtasks.tasks.selection import Selection
 from qtasks.tasks.senders import HttpSender, batches
 
 log = logging.getLogger("qtasks.home")
@@ -194,6 +196,17 @@ class EmbeddedHome:
                 pass  # it has just died, is shutting down, or is about to listen
         return await asyncio.to_thread(self._once, question, 0)
 
+    def cancel_matching(self, wanted: Selection) -> int:
+        """Call off what is selected; say how many calls."""
+        return self._ask(
+            lambda broker: broker.cancel_matching(message_filter(wanted), None),
+            lambda client: client.send(calls.cancel_matching(wanted.filters())),
+        )
+
+    async def acancel_matching(self, wanted: Selection) -> int:
+        """Do what `cancel_matching` does, on an event loop."""
+        return await asyncio.to_thread(self.cancel_matching, wanted)
+
     def _ask(self, here: Callable[[Broker], T], there: Callable[[Client], T]) -> T:
         """Do it as the owner, through the owner, or as the owner for a moment."""
         owner = self._owner
@@ -346,6 +359,16 @@ def _forward(client: Client, messages: Sequence[Outgoing]) -> list[Enqueued]:
         sent = client.send(calls.batch(batch))
         answers += sent
     return answers
+
+
+def message_filter(wanted: Selection) -> MessageFilter:
+    """Give the filter of the broker that a selection means."""
+    return MessageFilter(
+        urls=frozenset({wanted.destination}),
+        tasks=frozenset(wanted.tasks) or None,
+        labels=frozenset(wanted.labels) or None,
+        queues=frozenset(wanted.queues) or None,
+    )
 
 
 def _say(line: str) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qtasks.client.calls import cancel_labelled, set_queue
+from qtasks.client.calls import cancel_labelled, cancel_matching, set_queue
 from qtasks.clock import Clock
-from qtasks.errors import BrokerError, ResultsUnavailable
+from qtasks.errors import BrokerError, ResultsUnavailable, UnsupportedByBroker
 from qtasks.home.periodic import Synchroniser
 from qtasks.home.remote import check_remote
 from qtasks.protocol.flow import FlowSpec
@@ -25,6 +25,7 @@ from qtasks.settings import Settings
 from qtasks.tasks.queues import UNDECLARED
 from qtasks.tasks.recording import ResultBackend, accepted
 from qtasks.tasks.schedules import Timetable
+from qtasks.tasks.selection import Selection
 from qtasks.tasks.senders import HttpSender
 
 log = logging.getLogger("qtasks.hosted")
@@ -133,6 +134,28 @@ class HostedHome:
         if is_off and self._results is not None:
             await asyncio.to_thread(self._results.cancelled, task_id)
         return is_off
+
+    def cancel_matching(self, wanted: Selection) -> int:
+        """Call off what is selected; say how many calls. Which these were it does not say."""
+        return self._checked().ask(cancel_matching(self._filters(wanted)))
+
+    async def acancel_matching(self, wanted: Selection) -> int:
+        """Do what `cancel_matching` does, on an event loop."""
+        return await self._checked().aask(cancel_matching(self._filters(wanted)))
+
+    def _filters(self, wanted: Selection) -> Mapping[str, Sequence[str]]:
+        """Put a selection as hosted QStash takes it; an unordered queue is a flow-control key there."""
+        if wanted.tasks:
+            raise UnsupportedByBroker(
+                f"hosted QStash cannot tell which messages call {wanted.tasks[0]}: cancel by label= or "
+                "queue=, or by the result of a call",
+                option="task",
+            )
+        filters = dict(wanted.filters())
+        for name in filters.pop("queueName", ()):
+            is_ordered = (self._queues.get(name) or UNDECLARED).ordered
+            filters["queueName" if is_ordered else "flowControlKey"] = (name,)
+        return filters
 
     def forget(self, task_id: str) -> bool:
         """Drop the value or error that is kept of a task; say whether there was one."""

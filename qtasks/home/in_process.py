@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.protocol.headers import SCHEDULED_AT
 from qtasks.tasks.answers import uncounted
+from qtasks.tasks.cancellation import Cancellation
 from qtasks.tasks.envelope import SIGNATURE_HEADER
 from qtasks.tasks.execution import Delivery, Executor
 
@@ -23,20 +24,28 @@ class AppRunner:
     def __init__(self, executor: Callable[[], Executor]) -> None:
         self._executor = executor
         self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._cancellations: dict[tuple[int, int], Cancellation] = {}
 
     def run(self, claims: Sequence[Claim], tell: Tell) -> None:
         """Start all claims; `tell` is called once for each, on this loop."""
         for claim in claims:
-            task = asyncio.get_running_loop().create_task(self._run(claim, tell))
+            self._cancellations[_attempt(claim)] = cancellation = Cancellation()
+            task = asyncio.get_running_loop().create_task(self._run(claim, tell, cancellation))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, claim: Claim, tell: Tell) -> None:
+    def drop(self, claim: Claim) -> None:
+        """Call off the attempt that is being made for a claim; its reply is told as any other."""
+        cancellation = self._cancellations.get(_attempt(claim))
+        if cancellation is not None:
+            cancellation.cancel()
+
+    async def _run(self, claim: Claim, tell: Tell, cancellation: Cancellation) -> None:
         headers = {name.lower(): value for name, value in claim.headers}
         if claim.extras.fired_at is not None:
             headers[SCHEDULED_AT.lower()] = str(claim.extras.fired_at)
         signature = headers.get(SIGNATURE_HEADER.lower())
-        delivery = Delivery(claim.id, claim.body, signature, claim.attempt - 1, headers)
+        delivery = Delivery(claim.id, claim.body, signature, claim.attempt - 1, headers, cancellation)
         try:
             answer = await self._executor().execute(delivery)
         except asyncio.CancelledError:
@@ -47,5 +56,11 @@ class AppRunner:
             log.exception("execution broke", extra={"message_id": claim.id})
             tell(claim, Reply(0, error=f"{type(error).__name__}: {error}"))
             return
+        finally:
+            del self._cancellations[_attempt(claim)]
         problem = None if answer.status == 200 else f"unexpected status {answer.status}"
         tell(claim, Reply(answer.status, answer.headers, answer.body, problem))
+
+
+def _attempt(claim: Claim) -> tuple[int, int]:
+    return claim.seq, claim.lease_epoch

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Deliverer, InProcessDeliverer, RoutedDeliverer
+from qtasks.broker.delivery import Deliverer, Drop, InProcessDeliverer, RoutedDeliverer, Run
 from qtasks.broker.node import Node
 from qtasks.broker.security import DestinationRules, parse_rules
 from qtasks.broker.service import Broker
-from qtasks.broker.store.records import Claim, Reply
 from qtasks.clock import Clock
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
@@ -33,12 +32,14 @@ from qtasks.protocol.headers import QueueSpec
 from qtasks.tasks.schedules import Timetable
 
 ABANDON_S = 2
-Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerSetup:
-    """What an embedded broker is made with. `run` executes claims of `app` on the app's loop."""
+    """What an embedded broker is made with.
+
+    `run` executes claims of `app` on the app's loop, and `drop` calls one off there.
+    """
 
     app: str
     run: Run
@@ -50,6 +51,7 @@ class OwnerSetup:
     durability: str = "full"
     listen: tuple[str, int] | None = None
     """Where to serve the API on TCP too."""
+    drop: Drop = lambda claim: None
     rules: DestinationRules = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +156,7 @@ class Owner:
         try:
             self.broker.declare(setup.queues)
             synchronise(self.broker.schedules, setup.timetable())  # before any of them fires
-            in_process = InProcessDeliverer(setup.run, app_loop)
+            in_process = InProcessDeliverer(setup.run, app_loop, setup.drop)
             self._node = Node(
                 self.broker,
                 RoutedDeliverer(in_process, self._http()),

@@ -13,6 +13,7 @@ from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
 from qtasks.tasks.schedules import Timetable
+from qtasks.tasks.selection import Selection
 from qtasks.tasks.senders import HttpSender
 
 
@@ -79,6 +80,14 @@ class RemoteHome:
         for task_id, report in reports.items():
             with suppress(RequestError):
                 self._checked().ask(calls.report_progress(task_id, report))
+
+    def cancel_matching(self, wanted: Selection) -> int:
+        """Call off what is selected; say how many calls."""
+        return self._checked().ask(calls.cancel_matching(wanted.filters()))
+
+    async def acancel_matching(self, wanted: Selection) -> int:
+        """Do what `cancel_matching` does, on an event loop."""
+        return await self._checked().aask(calls.cancel_matching(wanted.filters()))
 
     async def start(self) -> None:
         """Check the settings and tell the broker of the schedules; there is nothing to run here."""

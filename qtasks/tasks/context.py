@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from qtasks.clock import Clock
 from qtasks.errors import OutsideTask, Retry
 from qtasks.protocol.durations import span_ms
 from qtasks.protocol.results import ProgressReport
+from qtasks.tasks.cancellation import Cancellation
 from qtasks.tasks.keys import Span
 
 ReportProgress = Callable[[str, ProgressReport], None]
@@ -45,6 +47,7 @@ class Context:
     """When this attempt is given up, as `timeout` says."""
     headers: Mapping[str, str] = field(repr=False)
     """What came with the delivery, names in lower case."""
+    _cancellation: Cancellation = field(repr=False)
     _ends_at: int | None = field(repr=False)
     _clock: Clock = field(repr=False)
     _report: ReportProgress | None = field(default=None, repr=False)
@@ -58,6 +61,21 @@ class Context:
     def is_replay(self) -> bool:
         """Whether a dead letter is being run again; only our own broker says so."""
         return "qtasks-replay-of" in self.headers
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this attempt was called off, or its broker no longer waits: a function should stop then.
+
+        A coroutine need not ask, as it is cancelled where it waits.
+        """
+        return self._cancellation.is_cancelled
+
+    def shield(self) -> AbstractContextManager[None]:
+        """Put the cancellation of a coroutine off until the end of a block: `with context.shield(): ...`.
+
+        There it is raised. The timeout, and the end of the process, are not put off.
+        """
+        return self._cancellation.shield()
 
     def remaining(self) -> float:
         """Say how many seconds are left until the deadline: 0 after it, infinity without one.
@@ -126,6 +144,7 @@ def make_context(
     schedule: str | None = None,
     timeout_ms: int | None = None,
     headers: Mapping[str, str] | None = None,
+    cancellation: Cancellation | None = None,
     clock: Clock,
     report: ReportProgress | None = None,
 ) -> Context:
@@ -141,6 +160,7 @@ def make_context(
         schedule=schedule,
         deadline=None if timeout_ms is None else _instant(clock.now() + timeout_ms),
         headers=headers or {},
+        _cancellation=cancellation or Cancellation(),
         _ends_at=None if timeout_ms is None else clock.monotonic() + timeout_ms,
         _clock=clock,
         _report=report,

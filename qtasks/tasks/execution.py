@@ -39,6 +39,7 @@ from qtasks.tasks.answers import (
     uncounted,
 )
 from qtasks.tasks.around import Around
+from qtasks.tasks.cancellation import Cancellation
 from qtasks.tasks.context import CURRENT, Context, ReportProgress, make_context
 from qtasks.tasks.dependencies import Fill, Resolver
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, of_fire, unpack
@@ -58,6 +59,7 @@ log = logging.getLogger("qtasks.executor")
 
 NOTHING_NEW = (403, 409)  # not for this app, or an earlier attempt still runs and will tell
 NOTHING: Mapping[str, object] = {}
+CALLED_OFF = problem(499, "Cancelled", "the task was called off while it ran")
 DEFAULT_RETRIES = 3  # of a call that an older version has enqueued, which does not say
 
 
@@ -71,6 +73,8 @@ class Delivery:
     retried: int
     headers: Mapping[str, str] = field(default_factory=dict)
     """What came with it, names in lower case."""
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    """By which whoever brought it calls it off."""
 
 
 @dataclass(slots=True)
@@ -218,6 +222,9 @@ class Executor:
         except BaseException as error:  # the wall around a task: SystemExit in one is its failure alone
             if _is_ours(error, attempt.task):
                 raise
+            if attempt.delivery.cancellation.is_cancelled:
+                attempt.watch.cancelled()
+                return CALLED_OFF
             return await self._failed(error, attempt)
         answer = _returned(attempt.task, result)
         if answer.status == 200:
@@ -235,7 +242,8 @@ class Executor:
         await self._note_start(attempt, over)
         timeout_ms = attempt.envelope.timeout_ms
         if attempt.task.is_coroutine:
-            return await await_within(call, timeout_ms, over)
+            with attempt.delivery.cancellation.reaches(asyncio.current_task()):
+                return await await_within(call, timeout_ms, over)
         run = partial(thread_within, self._threads, call, timeout_ms, over, self._clock)
         if attempt.task.dependencies:
             resolve = partial(self._resolve, attempt)
@@ -267,6 +275,8 @@ class Executor:
     def _enter(self, attempt: _Attempt, values: Mapping[str, object] = NOTHING) -> Any:
         """Call the function with its context set; on the thread where it runs, and when its time begins."""
         task = attempt.task
+        if attempt.delivery.cancellation.is_cancelled:  # while it waited for a thread
+            raise asyncio.CancelledError
         context = self._begin(attempt)
         attempt.watch.begins()
         call = partial(_invoke, attempt, values)
@@ -299,6 +309,7 @@ class Executor:
             schedule=envelope.schedule,
             timeout_ms=envelope.timeout_ms,
             headers=delivery.headers,
+            cancellation=delivery.cancellation,
             clock=self._clock,
             report=self._report_progress,
         )

@@ -31,6 +31,8 @@ def hooks_of(options: TaskOptions, ending: Ending) -> tuple[tuple[str, Hook], ..
         wanted = (("on_retry", options.on_retry),)
     elif ending is Ending.REFUSED:
         wanted = (("on_failure", options.on_failure),)
+    elif ending is Ending.CANCELLED:
+        wanted = ()
     else:
         wanted = (("on_exhausted", options.on_exhausted), ("on_failure", options.on_failure))
     return tuple((name, hook) for name, hook in wanted if hook is not None)

@@ -28,6 +28,8 @@ class Ending(Enum):
     """It failed for good: the error is not one to try again."""
     EXHAUSTED = "exhausted"
     """It failed for good: no attempt is left."""
+    CANCELLED = "cancelled"
+    """It was called off while it ran, which is no failure of the task's."""
 
 
 @dataclass(frozen=True, slots=True)

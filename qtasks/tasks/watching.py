@@ -85,6 +85,12 @@ class Watch:
         else:
             log.error("task failed for good", extra=facts, exc_info=shown)
 
+    def cancelled(self) -> None:
+        """Say that it was called off while it ran."""
+        self.note(Ending.CANCELLED, None, None)
+        if log.isEnabledFor(logging.INFO):
+            log.info("task cancelled", extra={**self._facts(), "runtime_ms": self._runtime_ms()})
+
     def _runtime_ms(self) -> int:
         return 0 if self._began_at is None else self.clock.monotonic() - self._began_at
 

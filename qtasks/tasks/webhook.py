@@ -6,6 +6,7 @@ app's configured address. The Host header decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from qtasks.clock import Clock
 from qtasks.errors import SignatureError
 from qtasks.protocol.signature import verify
 from qtasks.tasks.answers import UNCOUNTED, Answer, uncounted
+from qtasks.tasks.cancellation import Cancellation
 from qtasks.tasks.envelope import SIGNATURE_HEADER
 from qtasks.tasks.execution import Delivery, Executor
 
@@ -130,7 +132,25 @@ class Webhook:
             retried=_number(request.headers.get("upstash-retried", "0")),
             headers=request.headers,
         )
-        return await self._executor().execute(delivery)
+        return await self._until_gone(request, delivery)
+
+    async def _until_gone(self, request: Request, delivery: Delivery) -> Answer:
+        """Execute; once the broker has dropped the request, the attempt is called off."""
+        watching = asyncio.create_task(_watch(request.receive, delivery.cancellation))
+        try:
+            answer = await self._executor().execute(delivery)
+        finally:
+            watching.cancel()
+        if delivery.cancellation.is_cancelled:
+            raise ClientDisconnect  # nobody is there to be answered
+        return answer
+
+
+async def _watch(receive: Receive, cancellation: Cancellation) -> None:
+    """Wait for the request to be dropped: there is nothing else left to be received."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        cancellation.cancel()
 
 
 class _Seen:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message
 from qtasks.broker.delivery import Answer
 from qtasks.broker.delivery_headers import delivery_headers
 from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.results import CANCELLED
 from qtasks.clock import Clock
 from qtasks.ids import Ids
 from qtasks.protocol.signature import sign
@@ -53,6 +54,7 @@ class AsgiDeliverer:
     def begin(self) -> None:
         """Get ready to deliver, perhaps on another loop than before."""
         self._answers: list[Answer] = []
+        self._exchanges: dict[int, _Exchange] = {}
         self.answered = asyncio.Event()
         """Set when an attempt ends."""
 
@@ -67,6 +69,11 @@ class AsgiDeliverer:
             self._answers.append(answer)
             self.answered.set()
             yield answer
+
+    def drop(self, claim: Claim) -> None:
+        exchange = self._exchanges.get(claim.seq)
+        if exchange is not None:
+            exchange.drop()
 
     async def close(self) -> None:
         """There is nothing to let go of."""
@@ -86,18 +93,23 @@ class AsgiDeliverer:
         signature = sign(claim.url, claim.body, key=self._signing_key(), now=now, jti=token_id)
         attempt = Attempt()
         ATTEMPT.set(attempt)
-        reply = await _call(app, claim, delivery_headers(claim, signature=signature))
-        if (failure := attempt.failure(claim, reply)) is not None:
+        exchange = self._exchanges[claim.seq] = _Exchange(claim.body)
+        try:
+            reply = await _call(app, claim, delivery_headers(claim, signature=signature), exchange)
+        finally:
+            del self._exchanges[claim.seq]
+        if reply.error != CANCELLED and (failure := attempt.failure(claim, reply)) is not None:
             self.failures.add(failure, claim)
         return reply
 
 
-async def _call(app: ASGIApp, claim: Claim, headers: Sequence[tuple[str, str]]) -> Reply:
-    exchange = _Exchange(claim.body)
+async def _call(app: ASGIApp, claim: Claim, headers: Sequence[tuple[str, str]], exchange: _Exchange) -> Reply:
     try:
         await app(_scope(claim, headers), exchange.receive, exchange.send)
     finally:
         exchange.is_over.set()
+    if exchange.is_dropped:
+        return Reply(0, error=CANCELLED)
     problem = None if exchange.status == 200 else f"unexpected status {exchange.status}"
     return Reply(exchange.status, tuple(exchange.headers), bytes(exchange.body), problem)
 
@@ -128,9 +140,15 @@ class _Exchange:
     def __init__(self, body: bytes) -> None:
         self._request: bytes | None = body
         self.is_over = asyncio.Event()
+        self.is_dropped = False
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.body = bytearray()
+
+    def drop(self) -> None:
+        """Go away without the answer, if it is not complete."""
+        self.is_dropped = not self.is_over.is_set()
+        self.is_over.set()
 
     async def receive(self) -> Message:
         if self._request is None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from qtasks.broker.results import Results
 from qtasks.broker.service import Broker
 from qtasks.errors import KitError
+from qtasks.home.embedded import message_filter
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.context import CURRENT
 from qtasks.tasks.progress import ProgressReporter
+from qtasks.tasks.selection import Selection
 
 
 class KitHome:
@@ -74,6 +76,14 @@ class KitHome:
     @property
     def _results(self) -> Results:
         return self._broker().results
+
+    def cancel_matching(self, wanted: Selection) -> int:
+        """Call off what is selected; say how many calls."""
+        return self._broker().cancel_matching(message_filter(wanted), None)
+
+    async def acancel_matching(self, wanted: Selection) -> int:
+        """Do the same; there is nothing to wait for."""
+        return self.cancel_matching(wanted)
 
     async def start(self) -> None:
         """There is nothing to run: a kit's broker works when it is told to."""

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from queue import Queue
 
 import pytest
 
@@ -113,6 +114,26 @@ async def test_an_app_whose_loop_is_closed_spends_no_attempt() -> None:
 
     assert (claim.seq, reply.status) == (0, 503)
     assert dict(reply.headers) == {"Qtasks-Uncounted": "draining"}
+
+
+async def test_what_is_dropped_is_dropped_on_the_app_s_loop(app_loop: asyncio.AbstractEventLoop) -> None:
+    dropped: Queue[tuple[int, asyncio.AbstractEventLoop]] = Queue()
+
+    def drop(claim: Claim) -> None:
+        dropped.put((claim.seq, asyncio.get_running_loop()))
+
+    deliverer = RoutedDeliverer(InProcessDeliverer(lambda given, tell: None, app_loop, drop), None)
+    deliverer.drop(new_claim(now=NOW, app="shop", seq=7))
+
+    assert await asyncio.to_thread(dropped.get, timeout=10) == (7, app_loop)
+    deliverer.drop(new_claim(now=NOW))  # nothing can be under way to a destination outside
+
+
+async def test_nothing_is_dropped_in_an_app_whose_loop_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    InProcessDeliverer(lambda given, tell: None, loop).drop(new_claim(now=NOW, app="shop"))
 
 
 async def test_each_claim_goes_its_own_way() -> None:

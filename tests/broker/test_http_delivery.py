@@ -508,3 +508,43 @@ async def test_giving_up_a_delivery_closes_its_connection(
 
     assert (await deliver(deliverer, claim(server.url))).status == 200
     assert server.connections == 2
+
+
+# --- broken off -----------------------------------------------------------------------------------
+
+
+async def test_an_attempt_that_is_dropped_closes_its_connection_and_no_other(
+    deliverer: HttpDeliverer, server: WireServer
+) -> None:
+    server.answers.extend([HANG, HANG])
+    claims = [claim(server.url, seq=1), claim(server.url, seq=2)]
+    attempts = [asyncio.ensure_future(deliver(deliverer, each)) for each in claims]
+    await server.reached(2)
+
+    deliverer.drop(claims[0])
+    reply = await attempts[0]
+    deliverer.drop(claims[0])  # it is over: nothing to be dropped
+
+    assert (reply.status, reply.error, attempts[1].done()) == (0, "cancelled", False)
+    attempts[1].cancel()
+    await asyncio.gather(attempts[1], return_exceptions=True)
+
+
+async def test_a_dropped_attempt_does_not_touch_the_next_one(
+    deliverer: HttpDeliverer, server: WireServer
+) -> None:
+    server.answers.append(HANG)
+    attempt = asyncio.ensure_future(deliver(deliverer, claim(server.url)))
+    await server.reached(1)
+    deliverer.drop(claim(server.url))
+    await attempt
+
+    assert (await deliver(deliverer, claim(server.url))).status == 200
+
+
+async def test_an_attempt_that_has_been_answered_is_not_dropped(
+    deliverer: HttpDeliverer, server: WireServer
+) -> None:
+    deliverer.drop(claim(server.url))
+
+    assert (await deliver(deliverer, claim(server.url))).status == 200

@@ -32,7 +32,6 @@ COMING = {
     "AsyncResult.forget",
     "AsyncResult.info",
     "AsyncResult.result",
-    "Context.cancelled",
     "Context.progress",
     "QTasks.around",
     "as_completed",

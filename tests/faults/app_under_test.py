@@ -85,6 +85,18 @@ async def held(key: str) -> None:
     note("end", key)
 
 
+@tasks.task(name="told", queue="held", retries=3, retry_delay=0.05)
+async def told(key: str) -> None:
+    """Run until the gate is open, and take note of being called off before."""
+    note("start", key)
+    try:
+        await gate_opened()
+    except asyncio.CancelledError:
+        note("cancelled", key)
+        raise
+    note("end", key)
+
+
 @tasks.task(name="held_in_order", queue="ordered", retries=3, retry_delay=0.05)
 async def held_in_order(key: str) -> None:
     """Run until the gate is open, in its place."""
@@ -109,7 +121,9 @@ def poison(key: str) -> None:
     os._exit(66)
 
 
-TASKS = {each.name: each for each in (count, count_in_thread, in_order, held, held_in_order, parent, poison)}
+TASKS = {
+    each.name: each for each in (count, count_in_thread, in_order, held, told, held_in_order, parent, poison)
+}
 
 
 def delay(request: Request) -> PlainTextResponse:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from qtasks import Context, Reject, ResultsUnavailable, ResultTimeout, TaskFailed, as_completed
+from qtasks import (
+    Context,
+    Queue,
+    Reject,
+    ResultsUnavailable,
+    ResultTimeout,
+    TaskFailed,
+    UnsupportedByBroker,
+    as_completed,
+)
 from tests.support.homes import SOON_S, until
 from tests.support.hosted import hosted
 
@@ -106,6 +115,33 @@ async def test_a_task_can_be_called_off_without_a_place_for_results(tmp_path: Pa
 
         assert await waiting.acancel()
         assert not await asyncio.to_thread(waiting.cancel)
+
+
+async def test_tasks_are_called_off_by_label_and_queue(tmp_path: Path) -> None:
+    async with hosted(tmp_path, queues={"slow": Queue(ordered=True), "wide": Queue(parallelism=2)}) as here:
+        gate = asyncio.Event()
+
+        @here.app.task(name="note")
+        async def note() -> None:
+            await gate.wait()
+
+        wide = note.with_options(queue="wide")
+        for each in (note.with_options(label="red"), wide, wide.with_options(label="red")):
+            await each.aapply_async(countdown=3600)
+        in_order = [await note.with_options(queue="slow").adelay() for _ in range(3)]
+        await until(lambda: in_order[0].state == "RUNNING")
+        counts = [
+            await here.app.acancel(label="red", queue="wide"),
+            await asyncio.to_thread(here.app.cancel, label="red"),
+            await here.app.acancel(queue="wide"),
+            await here.app.acancel(queue="slow"),
+        ]
+        with pytest.raises(UnsupportedByBroker, match="which messages call note: cancel by label= or queue="):
+            await here.app.acancel(task="note")
+        gate.set()
+
+        assert counts == [1, 1, 1, 3]
+        await until(lambda: in_order[0].state == "SUCCEEDED")  # what runs goes on, as QStash has it
 
 
 async def test_progress_and_what_is_forgotten_are_as_with_any_broker(tmp_path: Path) -> None:

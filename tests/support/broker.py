@@ -80,6 +80,7 @@ class ScriptedDeliverer:
         self.witness: Callable[[Claim], None] = lambda claim: None
         """Called at the moment an attempt arrives."""
         self._script: deque[Step] = deque()
+        self._held: dict[int, Held] = {}
         self._arrived = asyncio.Event()
 
     def will(self, *steps: Step) -> None:
@@ -107,10 +108,16 @@ class ScriptedDeliverer:
             if isinstance(step, Exception):
                 raise step
             if isinstance(step, Held):
+                self._held[claim.seq] = step
                 await step.released.wait()
                 yield claim, step.reply
             elif isinstance(step, Reply):
                 yield claim, step
+
+    def drop(self, claim: Claim) -> None:
+        if claim.seq in self._held:
+            self._held[claim.seq].reply = Reply(0, error="cancelled")
+            self._held[claim.seq].release()
 
     async def close(self) -> None:
         self.is_closed = True

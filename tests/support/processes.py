@@ -207,7 +207,9 @@ class Processes:
         command = [sys.executable, *arguments]
         return self._keep(Process(self._name("python"), command, self.folder, settings))
 
-    def remote_app(self, broker: BrokerProcess, port: int | None = None) -> AppProcess:
+    def remote_app(
+        self, broker: BrokerProcess, port: int | None = None, options: Sequence[str] = ()
+    ) -> AppProcess:
         """Start the app with a standalone broker, at a free port or this one, and wait until it is up."""
         port, keys = port or free_port(), read_keys(self.store)
         env = {
@@ -218,7 +220,7 @@ class Processes:
             "QTASKS_SECRET": keys["QTASKS_SECRET"],
             "QTASKS_PUBLIC_URL": f"http://127.0.0.1:{port}/qtasks",
         }
-        return self.app("--port", str(port), env=env)
+        return self.app("--port", str(port), *options, env=env)
 
     def open_gate(self) -> None:
         """Let the tasks end that wait for it."""

@@ -214,6 +214,9 @@ async def test_messages_and_keys_are_those_of_the_documentation(
     await shop.run("note", "Ada", retries=0)
     await shop.run("well", "Ada")
     await shop.run("missing")
+    called_off = shop.delivery(shop.envelope("well", "Ada"))
+    called_off.cancellation.cancel()
+    await shop.executor.execute(called_off)
     await shop.executor.execute(shop.delivery(shop.envelope(), signature="none"))
     tell_enqueued("note", "tsk_1", "mail", Enqueued("msg_1"))
 

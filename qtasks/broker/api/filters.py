@@ -37,17 +37,20 @@ Values = Mapping[str, Sequence[str]]
 
 def read_filter(values: Values) -> MessageFilter:
     """Make the filter of values by lower-case name; raises `BadRequest`."""
-    found: dict[str, set[str]] = {}
+    wanted: dict[str, Any] = {}
     for name, field in FIELDS.items():
-        for value in values.get(name.lower(), ()):
-            # A URL may hold commas: a value counts both whole and in parts.
-            found.setdefault(field, set()).update((value, *(each.strip() for each in value.split(","))))
-    wanted: dict[str, Any] = {field: frozenset(each - {""}) for field, each in found.items()}
+        if name.lower() in values:
+            wanted[field] = wanted.get(field, frozenset()) | alternatives(values[name.lower()])
     for name, field in DATES.items():
         given = values.get(name.lower())
         if given:
             wanted[field] = _instant(name, given[-1])
     return MessageFilter(**wanted)
+
+
+def alternatives(values: Sequence[str]) -> frozenset[str]:
+    """Take apart what one filter was given; a URL may hold commas, so a value counts whole and in parts."""
+    return frozenset(part for each in values for part in (each, *map(str.strip, each.split(",")))) - {""}
 
 
 def _instant(name: str, text: str) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from starlette.responses import Response
 
-from qtasks.broker.api.filters import NAMES, bulk_values, read_filter
+from qtasks.broker.api.filters import NAMES, Values, alternatives, bulk_values, read_filter
 from qtasks.broker.api.paging import page_size
 from qtasks.broker.api.routing import Call, json_response
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.errors import BadRequest
 
 MOST = 500
+TASK = "task"
 
 
 async def show(call: Call) -> Response:
@@ -30,7 +33,8 @@ async def cancel(call: Call) -> Response:
 
 async def cancel_many(call: Call) -> Response:
     """Call off the messages of a list or a filter; without either, all of them."""
-    values = await bulk_values(call, "count", *NAMES)
+    ours = () if call.broker.config.strict else (TASK,)
+    values = await bulk_values(call, "count", *ours, *NAMES)
     if call.raw_path.endswith(b"/") and not values:
         # An id that came out empty would otherwise cancel everything (contract 2.4).
         raise BadRequest(
@@ -42,5 +46,11 @@ async def cancel_many(call: Call) -> Response:
         count = await asyncio.to_thread(call.broker.cancel, parts)
     else:
         limit = page_size(values, MOST) if "count" in values else None
-        count = await asyncio.to_thread(call.broker.cancel_matching, read_filter(values), limit)
+        count = await asyncio.to_thread(call.broker.cancel_matching, _filter(values), limit)
     return json_response({"cancelled": count})
+
+
+def _filter(values: Values) -> MessageFilter:
+    """Read the filters, and ours: the names of tasks, which only what is pending is asked for."""
+    wanted, names = read_filter(values), values.get(TASK)
+    return wanted if names is None else replace(wanted, tasks=alternatives(names))

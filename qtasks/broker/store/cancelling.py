@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import orjson
+
 from qtasks.broker.store import queues
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.messages import pack_headers
 from qtasks.broker.store.records import LogKind, Reply, Stage
-from qtasks.broker.store.results import error_document
+from qtasks.broker.store.results import CANCELLED, EXPIRED, error_document
 from qtasks.broker.store.views import message_view
-
-CANCELLED = "cancelled"
-EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class CalledOff:
-    """What cancelling came to: how many messages, and which tasks have ended by it."""
+    """What cancelling came to: how many messages, and which tasks have ended by it.
+
+    `in_flight` are the sequence numbers of tasks that are being executed. QStash lets what is in flight go
+    on (contract 1.9), and so do we, except with tasks: an app learns from a request that is dropped.
+    """
 
     count: int
     task_ids: tuple[str, ...]
+    in_flight: tuple[int, ...] = ()
 
 
 def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
@@ -30,6 +34,7 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
     count = 0
     freed: set[int] = set()
     ended: list[str] = []
+    in_flight: list[int] = []
     for message_id in dict.fromkeys(message_ids):
         row = session.one("pending_of_message", {"id": message_id})
         if row is None or row[5] is not None:
@@ -37,6 +42,7 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
         count += 1
         if row[2] == Stage.ACTIVE:
             session.run("pending_request_cancel", {"seq": row[0], "now": now})
+            in_flight += row[:1] if row[6] else ()
         else:
             _drop(session, row, now)
             if row[10]:  # what its callbacks report on has ended in the queue (contract 1.5)
@@ -47,7 +53,7 @@ def cancel(session: Session, message_ids: Iterable[str], now: int) -> CalledOff:
     queues.freed(session, freed)
     if freed:
         session.announce()
-    return CalledOff(count, tuple(ended))
+    return CalledOff(count, tuple(ended), tuple(in_flight))
 
 
 def expire(session: Session, message_ids: Iterable[str], now: int) -> tuple[str, ...]:
@@ -111,5 +117,21 @@ def find_pending(
     """Give ids of messages that match among the next `count` pending ones, and where to go on from."""
     rows = session.all("pending_page", {"after": after, "count": count})
     views = [message_view(row[1:]) for row in rows]
-    found = [each.message_id for each in views if wanted.matches(each, each.created_at)]
+    found = [
+        each.message_id
+        for row, each in zip(rows, views, strict=True)
+        if wanted.matches(each, each.created_at)
+        and (wanted.tasks is None or _task_of(session, row[0]) in wanted.tasks)
+    ]
     return found, rows[-1][0] if len(rows) == count else None
+
+
+def _task_of(session: Session, seq: int) -> str | None:
+    """Give the task that a message calls: the member `task` of its body, which is JSON."""
+    row = session.one("message_call", {"seq": seq})
+    try:
+        members = None if row is None else orjson.loads(row[0])
+    except orjson.JSONDecodeError:
+        return None
+    name = members.get("task") if isinstance(members, dict) else None
+    return name if isinstance(name, str) else None

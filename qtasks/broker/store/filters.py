@@ -27,6 +27,8 @@ class MessageFilter:
     schedules: Wanted = None
     flow_keys: Wanted = None
     caller_ips: Wanted = None
+    tasks: Wanted = None
+    """Names of tasks, which stand in bodies: whoever filters by them reads those, as `matches` does not."""
     since: int | None = None
     until: int | None = None
 

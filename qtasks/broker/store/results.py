@@ -16,6 +16,9 @@ STAGES = {
     Stage.HELD: "SCHEDULED",
     Stage.READY: "QUEUED",
 }
+CANCELLED = "cancelled"
+EXPIRED = "expired"
+TYPES = {CANCELLED: "Cancelled", EXPIRED: "Expired"}
 ENDS = {
     LogKind.DELIVERED: "SUCCEEDED",
     LogKind.FAILED: "FAILED",
@@ -117,4 +120,5 @@ def error_document(reply: Reply) -> bytes:
     except orjson.JSONDecodeError:
         pass
     message = reply.error or f"the destination answered {reply.status}"
-    return orjson.dumps({"error": {"type": "DeliveryFailed", "message": message, "traceback": None}})
+    type_ = TYPES.get(message, "DeliveryFailed")
+    return orjson.dumps({"error": {"type": type_, "message": message, "traceback": None}})

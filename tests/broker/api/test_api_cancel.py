@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -486,3 +487,35 @@ async def test_what_is_called_off_needs_the_token(rig: Rig) -> None:
 
     assert [each.status_code for each in answers] == [401, 401]
     assert lag(rig) == 1
+
+
+# --- by the task that is called: ours ---------------------------------------------------------------
+
+
+async def test_tasks_are_called_off_by_their_name(client: httpx.AsyncClient, rig: Rig) -> None:
+    rig.broker.set_queue("tasks", 1, True)
+    for number, name in enumerate(("mail", "video", "post", "mail")):
+        rig.call(f"tsk_{number}", f'{{"task":"{name}"}}'.encode(), labels=("red",) if number < 3 else ())
+
+    counts = [
+        await cancel(client, "?task=nothing"),
+        await cancel(client, "?task=mail,post&label=red"),
+        await cancel(client, body={"task": ["mail", "video"]}),
+    ]
+
+    assert counts == [0, 2, 2]
+
+
+async def test_only_what_is_pending_can_be_asked_for_by_task(client: httpx.AsyncClient) -> None:
+    for path in ("/v2/logs?task=mail", "/v2/dlq?task=mail"):
+        answer = await client.get(path)
+        assert (answer.status_code, "unknown query parameter" in answer.text) == (400, True)
+
+
+async def test_hosted_qstash_knows_no_tasks(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, strict=True)
+    async with client_of(rig) as client:
+        answer = await client.delete("/v2/messages?task=mail")
+    rig.database.close()
+
+    assert (answer.status_code, "unknown query parameter" in answer.text) == (400, True)

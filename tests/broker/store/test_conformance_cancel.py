@@ -100,7 +100,7 @@ def test_the_result_of_what_was_called_off_is_cancelled(store: Verbs) -> None:
     found = store.result("tsk_1")
     assert (found.state, found.value, found.attempts) == ("CANCELLED", None, 0)
     assert found.error is not None
-    assert orjson.loads(found.error)["error"]["message"] == cancelling.CANCELLED
+    assert orjson.loads(found.error)["error"]["message"] == "cancelled"
 
 
 def test_what_was_called_off_is_no_dead_letter(store: Verbs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtasks.broker.api import dead_letters, filters
+from qtasks.broker.api import dead_letters, filters, messages
 from qtasks.broker.api.openapi.schemas import Json, list_of, members, ref, schema_of
 from qtasks.broker.tokens import Scope
 from qtasks.protocol.resources import Endpoint, FlowControlView, RunState, ScheduleView, UrlGroup
@@ -130,7 +130,7 @@ REQUESTS: dict[str, Json] = {
         )
     ),
     "Batch": list_of(ref("BatchItem")),
-    "MessageFilters": _filters(("count", *filters.NAMES)),
+    "MessageFilters": _filters(("count", messages.TASK, *filters.NAMES)),
     "DeadLetterFilters": _filters(dead_letters.KNOWN),
     "QueueSettings": {
         **members(

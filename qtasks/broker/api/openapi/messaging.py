@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtasks.broker.api import dead_letters, filters, logs
+from qtasks.broker.api import dead_letters, filters, logs, messages
 from qtasks.broker.api.openapi import parameters
 from qtasks.broker.api.openapi.operation import OK_EMPTY, Operation
 from qtasks.broker.api.openapi.schemas import Json, list_of, ref
@@ -101,7 +101,7 @@ KNOWN = (
         summary="Call off the messages of a list or a filter; without either, all of them",
         answers={200: ref("Cancelled")},
         refusals=(400, 412),
-        parameters=_queries(("count", *filters.NAMES)),
+        parameters=_queries(("count", messages.TASK, *filters.NAMES)),
         body="MessageFilters",
         stores=True,
     ),

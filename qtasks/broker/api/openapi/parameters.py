@@ -5,7 +5,7 @@ The headers are those of `protocol.headers.ROWS`; here each gets a schema and a 
 
 from __future__ import annotations
 
-from qtasks.broker.api import filters
+from qtasks.broker.api import filters, messages
 from qtasks.broker.api.flow_control import MOST
 from qtasks.broker.api.openapi.bodies import DEAD_CURSOR, LOGGED, NAME, URL
 from qtasks.broker.api.openapi.schemas import Json, list_of
@@ -213,6 +213,7 @@ _ABOUT_FILTERS = {
     "path": "The path of the destination.",
     "topicName": "The name of a URL group.",
     "callerIp": "The address that published it.",
+    "task": "The name of the task that it calls: ours, not QStash's.",
 }
 
 QUERIES: dict[str, Json] = {
@@ -222,7 +223,7 @@ QUERIES: dict[str, Json] = {
             list_of({"type": "string", "minLength": 1}),
             f"{_ABOUT_FILTERS[name]} {_ALTERNATIVES}" if name in _ABOUT_FILTERS else _ALTERNATIVES,
         )
-        for name in (*filters.FIELDS, "dlqIds")
+        for name in (*filters.FIELDS, messages.TASK, "dlqIds")
     },
     **{f"query.{name}": _query(name, _WHOLE, "Unix milliseconds, inclusive.") for name in filters.DATES},
     "query.cursor": _query("cursor", {"type": "string", "pattern": DEAD_CURSOR}, _ABOUT_CURSOR),

@@ -138,6 +138,12 @@ WHERE p.seq > :after AND p.cancel_at IS NULL
 ORDER BY p.seq
 LIMIT :count
 
+-- name: message_call
+-- Only of what has a task id: other bodies are nothing that this broker understands.
+SELECT body
+FROM messages
+WHERE seq = :seq AND task_id IS NOT NULL
+
 -- name: pending_request_cancel
 UPDATE pending
 SET cancel_at = :now
