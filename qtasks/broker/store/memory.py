@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import TypeVar
 
+from qtasks.broker.store.changes import Changes
 from qtasks.broker.store.database import Work
 from qtasks.broker.store.migrate import migrate_sqlite
 from qtasks.broker.store.queries import load_queries
-from qtasks.broker.store.sqlite import Changes, SqliteSession
+from qtasks.broker.store.sqlite import SqliteSession
 from qtasks.errors import BrokerFailed
 
 T = TypeVar("T")
@@ -23,6 +25,8 @@ NAME = ":memory:"
 
 class MemoryDatabase:
     """A `Database` that nothing else can see. Works run one after the other, on the thread that asks."""
+
+    is_shared = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,6 +58,12 @@ class MemoryDatabase:
 
     async def read(self, work: Work[T]) -> T:
         return self.look(work)
+
+    def join(self, node: str, others_died: Callable[[], None]) -> None:
+        """Take part: nobody else can."""
+
+    def leave(self) -> None:
+        """Take part no more."""
 
     async def changed(self, wait_ms: int) -> None:
         await self._changes.wait(wait_ms)

@@ -15,17 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from qtasks.broker.store.changes import Changes
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
+from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import by_position, load_queries
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
 T = TypeVar("T")
 
-GROUP = 256  # works that share one commit at most, so that the first of them does not wait long
 BUSY_MS = 5000
 READERS = 2
 NEXT_TO_NOTHING = 64 * 1024  # bytes of free room
@@ -68,20 +69,6 @@ class SqliteSession:
         self.announced = True
 
 
-class _Ticket:
-    """A work that waits for its turn, and whoever waits for it."""
-
-    __slots__ = ("error", "leads", "result", "wake", "work")
-
-    def __init__(self, work: Work[Any]) -> None:
-        self.work = work
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.leads = False
-        self.wake = threading.Lock()
-        self.wake.acquire()
-
-
 class SqliteDatabase:
     """A `Database` on one SQLite file that this process owns.
 
@@ -89,12 +76,12 @@ class SqliteDatabase:
     newest commits). `max_pages` bounds the file's size, for tests of a full disk.
     """
 
+    is_shared = False
+
     def __init__(self, path: str, *, durability: str = "full", max_pages: int | None = None) -> None:
         self._path = path
         self._queries = load_queries("sqlite")
-        self._mutex = threading.Lock()
-        self._waiting: deque[_Ticket] = deque()
-        self._busy = False
+        self._group = Group(self._commit)
         self._failure: str | None = None
         self._changes = Changes()
         with _translated(path, self._fail):
@@ -111,19 +98,7 @@ class SqliteDatabase:
         return self._failure
 
     def run(self, work: Work[T]) -> T:
-        ticket = _Ticket(work)
-        with self._mutex:
-            self._waiting.append(ticket)
-            leads = not self._busy
-            self._busy = True
-        if not leads:
-            self._await_turn(ticket)
-        if leads or ticket.leads:
-            self._lead()
-        if ticket.error is not None:
-            raise ticket.error
-        result: T = ticket.result
-        return result
+        return self._group.run(work)
 
     def look(self, work: Work[T]) -> T:
         self._check_alive()
@@ -148,6 +123,12 @@ class SqliteDatabase:
     async def changed(self, wait_ms: int) -> None:
         await self._changes.wait(wait_ms)
 
+    def join(self, node: str, others_died: Callable[[], None]) -> None:
+        """Take part: one process owns the file, so there are no others."""
+
+    def leave(self) -> None:
+        """Take part no more."""
+
     def checkpoint_soon(self) -> None:
         """Have what the log holds copied into the file after the next commit, as room is short.
 
@@ -164,38 +145,7 @@ class SqliteDatabase:
             reader.close()
         self._writer.close()
 
-    def _await_turn(self, ticket: _Ticket) -> None:
-        try:
-            ticket.wake.acquire()
-        except BaseException:  # Ctrl-C in the main thread: nobody may be left waiting for us to lead
-            with self._mutex:
-                leads = ticket.leads
-                if not leads and ticket in self._waiting:
-                    self._waiting.remove(ticket)
-            if leads:
-                self._lead()
-            raise
-
-    def _lead(self) -> None:
-        """Commit the works that wait as one group, wake their callers, pass the lead on."""
-        with self._mutex:
-            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-        self._commit(group)
-        if self._session.announced:
-            self._session.announced = False
-            self._changes.tell()
-        with self._mutex:
-            if self._waiting:
-                following = self._waiting[0]
-                following.leads = True
-                following.wake.release()
-            else:
-                self._busy = False
-        for ticket in group:
-            if not ticket.leads:
-                ticket.wake.release()
-
-    def _commit(self, group: list[_Ticket]) -> None:
+    def _commit(self, group: Sequence[Ticket]) -> None:
         """Run a group in one transaction: all its effects are durable together, or none is."""
         try:
             self._check_alive()
@@ -208,11 +158,14 @@ class SqliteDatabase:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
                 self._checkpoints.after_commit()
+            if self._session.announced:
+                self._session.announced = False
+                self._changes.tell()
         except BaseException as error:
             for ticket in group:
                 ticket.error = ticket.error or error
 
-    def _perform(self, group: list[_Ticket]) -> None:
+    def _perform(self, group: Sequence[Ticket]) -> None:
         if len(group) == 1:
             group[0].result = group[0].work(self._session)
             return
@@ -228,25 +181,18 @@ class SqliteDatabase:
                 self._writer.execute("ROLLBACK TO work")
             self._writer.execute("RELEASE work")
 
-    def _merged(self, group: list[_Ticket]) -> list[_Ticket]:
+    def _merged(self, group: Sequence[Ticket]) -> Sequence[Ticket]:
         """Do what can be done together; give the rest of the group, or all of it if that failed."""
-        alike = [each for each in group if hasattr(each.work, "together")]
-        if len(alike) < 2:
-            return group
-        first: Any = alike[0].work
         self._writer.execute("SAVEPOINT work")
         try:
-            results = first.together(self._session, [each.work for each in alike[1:]])
+            left = do_together(self._session, group)
         except Exception:
             if not self._writer.in_transaction:
                 raise
             self._writer.execute("ROLLBACK TO work")
-            self._writer.execute("RELEASE work")
-            return group
+            left = group
         self._writer.execute("RELEASE work")
-        for ticket, result in zip(alike, results, strict=True):
-            ticket.result = result
-        return [each for each in group if each not in alike]
+        return left
 
     def _check_alive(self) -> None:
         if self._failure is not None:
@@ -254,42 +200,6 @@ class SqliteDatabase:
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason  # the first one says most
-
-
-class Changes:
-    """Wakes the one loop that waits for work; told from any thread, cheap when nobody waits."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._told = False
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-
-    def tell(self) -> None:
-        with self._lock:
-            waiter = None if self._told else self._waiter
-            self._told = True
-            if waiter is not None:
-                waiter[0].call_soon_threadsafe(waiter[1].set)
-
-    async def wait(self, wait_ms: int) -> None:
-        event = asyncio.Event()
-        with self._lock:
-            if self._told:
-                self._told = False
-                return
-            self._waiter = (asyncio.get_running_loop(), event)
-        try:
-            async with asyncio.timeout(wait_ms / 1000):
-                await event.wait()
-        except TimeoutError:
-            pass
-        finally:
-            with self._lock:
-                self._waiter = None
-                # Only a wait that ends because it was told has used the news up; a cancelled one may
-                # meet them, and then the next must return at once.
-                if event.is_set():
-                    self._told = False
 
 
 def _open(path: str, durability: str, max_pages: int | None) -> sqlite3.Connection:

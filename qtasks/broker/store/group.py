@@ -1,0 +1,98 @@
+"""Group commit: whoever writes first commits for all who wait meanwhile.
+
+A lone caller pays no thread hop, and a crowd pays one commit for many. How a group is committed is the
+database's affair.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from qtasks.broker.store.database import Session, Work
+
+T = TypeVar("T")
+
+GROUP = 256  # works that share one commit at most, so that the first of them does not wait long
+
+
+class Ticket:
+    """A work that waits for its turn, and whoever waits for it."""
+
+    __slots__ = ("error", "leads", "result", "wake", "work")
+
+    def __init__(self, work: Work[Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.leads = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Group:
+    """The works that wait for one writer. `commit` does those it is given, and notes what came of each."""
+
+    def __init__(self, commit: Callable[[Sequence[Ticket]], None]) -> None:
+        self._commit = commit
+        self._mutex = threading.Lock()
+        self._waiting: deque[Ticket] = deque()
+        self._busy = False
+
+    def run(self, work: Work[T]) -> T:
+        """Have a work done, on this thread or on that of another one who waits."""
+        ticket = Ticket(work)
+        with self._mutex:
+            self._waiting.append(ticket)
+            leads = not self._busy
+            self._busy = True
+        if not leads:
+            self._await_turn(ticket)
+        if leads or ticket.leads:
+            self._lead()
+        if ticket.error is not None:
+            raise ticket.error
+        result: T = ticket.result
+        return result
+
+    def _await_turn(self, ticket: Ticket) -> None:
+        try:
+            ticket.wake.acquire()
+        except BaseException:  # Ctrl-C in the main thread: nobody may be left waiting for us to lead
+            with self._mutex:
+                leads = ticket.leads
+                if not leads and ticket in self._waiting:
+                    self._waiting.remove(ticket)
+            if leads:
+                self._lead()
+            raise
+
+    def _lead(self) -> None:
+        """Commit the works that wait as one group, wake their callers, pass the lead on."""
+        with self._mutex:
+            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        self._commit(group)
+        with self._mutex:
+            if self._waiting:
+                following = self._waiting[0]
+                following.leads = True
+                following.wake.release()
+            else:
+                self._busy = False
+        for ticket in group:
+            if not ticket.leads:
+                ticket.wake.release()
+
+
+def do_together(session: Session, group: Sequence[Ticket]) -> Sequence[Ticket]:
+    """Do the works that can be done at once; give the others. What it raises undoes all of it."""
+    alike = [each for each in group if hasattr(each.work, "together")]
+    if len(alike) < 2:
+        return group
+    first: Any = alike[0].work
+    results = first.together(session, [each.work for each in alike[1:]])
+    for ticket, result in zip(alike, results, strict=True):
+        ticket.result = result
+    return [each for each in group if each not in alike]
