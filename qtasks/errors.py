@@ -28,6 +28,7 @@ QTasksError
   |           +-- StoreTooNew               made by a newer version
   |           +-- StoreBusy                 somebody else holds its lock
   |           +-- StoreFull                 no room
+  |           +-- StoreUnreachable          its server does not answer; it may again
   +-- ResultError               what waiting for a result can end in
   |     +-- TaskFailed                the task failed for good, or was cancelled
   |     +-- ResultTimeout             it has not finished in time
@@ -250,6 +251,10 @@ class StoreBusy(StoreError):
 
 class StoreFull(StoreError):
     """There is no room left; nothing was stored."""
+
+
+class StoreUnreachable(StoreError):
+    """The database's server does not answer, or has ended the connection; whether it stored is unknown."""
 
 
 class ResultError(QTasksError):

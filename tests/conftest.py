@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import FULL
+from tests.support.postgres import Postgres, require_postgres
 
 # No deadlines: how long one example takes says more about the machine than about the code.
 settings.register_profile("ci", max_examples=100, deadline=None, print_blob=True)
@@ -19,6 +20,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("full" if FULL else "ci"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Postgres:
+    """A PostgreSQL for the tests of this run."""
+    return require_postgres()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

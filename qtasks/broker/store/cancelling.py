@@ -115,7 +115,7 @@ def find_pending(
     session: Session, wanted: MessageFilter, *, after: int, count: int
 ) -> tuple[list[str], int | None]:
     """Give ids of messages that match among the next `count` pending ones, and where to go on from."""
-    rows = session.all("pending_page", {"after": after, "count": count})
+    rows = session.all("pending_page", {"after": after, "nothing": b"", "count": count})
     views = [message_view(row[1:]) for row in rows]
     found = [
         each.message_id

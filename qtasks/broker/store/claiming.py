@@ -187,9 +187,18 @@ def _claim(session: Session, row: Row, queue: queues.QueueRow, now: int, lease_m
 
 
 def orphaned(session: Session, node: str, lease_margin_ms: int) -> list[Claim]:
-    """Give the leases that are not `node`'s: on SQLite, those of earlier lives of the broker."""
+    """Give the leases of nodes that are dead: on SQLite, those of earlier lives of the broker."""
+    return _leases(session, "pending_orphans", node, lease_margin_ms)
+
+
+def own_leases(session: Session, node: str) -> list[Claim]:
+    """Give the leases of a node as the store has them."""
+    return _leases(session, "pending_own", node, 0)
+
+
+def _leases(session: Session, query: str, node: str, lease_margin_ms: int) -> list[Claim]:
     claims = []
-    for queue_id, ordered, started_at, *row in session.all("pending_orphans", {"owner": node}):
+    for queue_id, ordered, started_at, *row in session.all(query, {"owner": node}):
         queue = queues.QueueRow(queue_id, "", 0, bool(ordered))
         claims.append(_claim(session, tuple(row), queue, started_at, lease_margin_ms))
     return claims

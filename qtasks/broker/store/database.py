@@ -65,6 +65,11 @@ class Mergeable(Protocol):
 class Database(Protocol):
     """Runs verbs in transactions. Safe to call from any thread."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may work on the same store."""
+        ...
+
     def run(self, work: Work[T]) -> T:
         """Run `work` in a transaction, durable when this returns; its exception rolls it back."""
         ...
@@ -83,6 +88,17 @@ class Database(Protocol):
 
     async def changed(self, wait_ms: int) -> None:
         """Return when somebody has committed work to dispatch, or after `wait_ms`."""
+        ...
+
+    def join(self, node: str, others_died: Callable[[], None]) -> None:
+        """Let a node take part: leases that bear its name are its own until it leaves or dies.
+
+        `others_died` is called, on any thread, when leases of other nodes have become free to take over.
+        """
+        ...
+
+    def leave(self) -> None:
+        """End the node's part: whatever leases it has left may be taken over at once."""
         ...
 
     @property

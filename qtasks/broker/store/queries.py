@@ -17,7 +17,7 @@ from qtasks.broker.store.database import Params
 
 FOLDER = Path(__file__).parent / "sql"
 MARK = "-- name:"
-PARAMETER = re.compile(r":(\w+)")
+PARAMETER = re.compile(r"(?<!:):(\w+)")
 
 
 @cache

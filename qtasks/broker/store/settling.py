@@ -6,14 +6,14 @@ The end of a message, its log row, its result, its dead letter and the slot it f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from qtasks.broker.store import queues
-from qtasks.broker.store.claiming import orphaned
+from qtasks.broker.store.claiming import orphaned, own_leases
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.messages import enqueue, pack_headers
 from qtasks.broker.store.records import (
@@ -45,7 +45,11 @@ def settle(session: Session, settlements: Sequence[Settlement]) -> list[Settleme
     `Cancelled`.
     """
     freed: set[int] = set()
-    recorded = [each for each in (_moved(session, one, freed) for one in settlements) if each is not None]
+    moves = _Moves(session, [each.claim.seq for each in settlements])
+    recorded = [
+        each for each in (_moved(session, one, moves, freed) for one in settlements) if each is not None
+    ]
+    moves.make(session)
     session.insert_many("log_insert", [_log_row(each) for each in recorded])
     dead = [_dead_letter(each) for each in recorded if isinstance(each.verdict, Dead)]
     session.insert_many("dead_letter_insert", dead)
@@ -71,30 +75,79 @@ def _tell_others(session: Session, recorded: Sequence[Settlement]) -> None:
             session.run("pending_keep_slot", {"source": claim.seq, "queue": claim.queue_id})
 
 
-def _moved(session: Session, settlement: Settlement, freed: set[int]) -> Settlement | None:
-    """Move the pending row on; give what took effect, None if the lease was lost.
+class _Moves:
+    """Where the messages of a batch stand, and where they go: read by one statement, and moved by two."""
 
-    A callback that ends gives back the slot that it kept: its queue is added to `freed`.
+    def __init__(self, session: Session, seqs: Sequence[int]) -> None:
+        rows = session.all("pending_standing", {"seqs": orjson.dumps(seqs).decode()})
+        self._standing = {row[0]: row[1:] for row in rows}
+        self._done: list[int] = []
+        self._again: list[dict[str, Any]] = []
+
+    def lease(self, claim: Claim) -> tuple[int | None, int] | None:
+        """Give when its message was called off and in which queue it is now; None if the lease was lost."""
+        row = self._standing.get(claim.seq)
+        return None if row is None or row[1] != claim.lease_epoch else (row[2], row[3])
+
+    def is_active(self, claim: Claim) -> bool:
+        """Whether this very attempt is the one under way."""
+        row = self._standing.get(claim.seq)
+        return row is not None and row[0] == Stage.ACTIVE and row[1] == claim.lease_epoch
+
+    def is_idle(self, claim: Claim) -> bool:
+        """Whether the message waits, and no attempt is under way."""
+        row = self._standing.get(claim.seq)
+        return row is not None and row[0] != Stage.ACTIVE
+
+    def finish(self, claim: Claim) -> None:
+        """Have its row removed."""
+        del self._standing[claim.seq]
+        self._done.append(claim.seq)
+
+    def repeat(self, claim: Claim, changes: dict[str, Any]) -> None:
+        """Have its row wait for another attempt."""
+        _, epoch, *rest = self._standing[claim.seq]
+        self._standing[claim.seq] = (changes["state"], epoch, *rest)
+        self._again.append({"seq": claim.seq, **changes})
+
+    def make(self, session: Session) -> None:
+        """Make all moves."""
+        if self._done:
+            session.run("pending_finish", {"seqs": orjson.dumps(self._done).decode()})
+        session.update_many("pending_again", self._again)
+
+
+def _moved(session: Session, settlement: Settlement, moves: _Moves, freed: set[int]) -> Settlement | None:
+    """Note how the pending row moves on; give what took effect, None if the lease was lost.
+
+    The lease epoch is the fence: whoever lost the lease changes nothing (promise P08), but a late success
+    completes a message of which no newer attempt runs. A callback that ends gives back the slot that it
+    kept: its queue is added to `freed`.
     """
     claim, verdict = settlement.claim, settlement.verdict
     if claim.source is not None:
         slot = session.one("pending_slot", {"seq": claim.seq})
         freed.update(slot[:1] if slot and slot[0] is not None else ())
-    fence = {"seq": claim.seq, "epoch": claim.lease_epoch}
-    row = session.one("pending_cancel_at", fence)
-    if row is not None and row[1] != claim.queue_id:  # its queue was dropped meanwhile
-        settlement = replace(settlement, claim=replace(claim, queue=None, queue_id=row[1]))
-    if row is not None and row[0] is not None:
-        called_off = not isinstance(verdict, Delivered)
-        settlement = replace(settlement, verdict=Cancelled() if called_off else verdict, cancel_at=row[0])
-        verdict = settlement.verdict
+    lease = moves.lease(claim)
+    if lease is not None:
+        cancel_at, queue = lease
+        if queue != claim.queue_id:  # its queue was dropped meanwhile
+            settlement = replace(settlement, claim=replace(claim, queue=None, queue_id=queue))
+        if cancel_at is not None:
+            called_off = not isinstance(verdict, Delivered)
+            settlement = replace(
+                settlement, verdict=Cancelled() if called_off else verdict, cancel_at=cancel_at
+            )
+            verdict = settlement.verdict
     if isinstance(verdict, Again):
-        moved = session.run("pending_again", {**fence, **_next_attempt(claim, verdict)}) > 0
+        if not moves.is_active(claim):
+            return None
+        moves.repeat(claim, _next_attempt(claim, verdict))
+    elif moves.is_active(claim) or (isinstance(verdict, Delivered) and moves.is_idle(claim)):
+        moves.finish(claim)
     else:
-        moved = session.run("pending_finish", fence) > 0
-        if not moved and isinstance(verdict, Delivered):
-            moved = session.run("pending_finish_late", {"seq": claim.seq}) > 0
-    return settlement if moved else None
+        return None
+    return settlement
 
 
 def _next_attempt(claim: Claim, verdict: Again) -> dict[str, Any]:
@@ -223,3 +276,14 @@ def recover(
     queues.join_all(session)
     session.announce()
     return len(orphans)
+
+
+def give_back_unknown(session: Session, node: str, known: Collection[int], now: int) -> None:
+    """Give up the node's own leases that are not `known` to it: the answer to their claim was lost.
+
+    Nothing of them was sent, so no attempt is spent.
+    """
+    back = Again(None, counted=False)
+    lost = [each for each in own_leases(session, node) if each.seq not in known]
+    reply = Reply(0, error="the store's answer to the claim was lost")
+    settle(session, [Settlement(each, reply, back, ended_at=max(now, each.started_at)) for each in lost])

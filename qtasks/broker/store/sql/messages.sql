@@ -105,21 +105,11 @@ SET state = 1, attempt = :attempt, lease_epoch = :epoch, lease_owner = :owner, l
     started_at = :now
 WHERE seq = :seq
 
--- name: pending_finish
--- The lease epoch is the fence: whoever lost the lease changes nothing (promise P08).
-DELETE FROM pending
-WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
-
--- name: pending_finish_late
--- A late success may still complete a message of which no newer attempt runs.
-DELETE FROM pending
-WHERE seq = :seq AND state <> 1
-
 -- name: pending_again
 UPDATE pending
 SET state = :state, due_at = :due_at, attempt = :attempt, interrupted = :interrupted, guard_until = :guard_until,
     lease_owner = NULL, lease_until = NULL, started_at = NULL
-WHERE seq = :seq AND state = 1 AND lease_epoch = :epoch
+WHERE seq = :seq
 
 -- name: pending_of_message
 SELECT p.seq, p.queue, p.state, p.attempt, p.lease_epoch, p.cancel_at, m.task_id, m.result_ttl_ms, m.created_at,
@@ -130,7 +120,7 @@ WHERE m.id = :id
 
 -- name: pending_page
 -- What filters look at, without bodies.
-SELECT m.seq, m.id, m.queue, m.url, m.method, m.headers, x'', m.created_at, m.not_before, m.max_retries,
+SELECT m.seq, m.id, m.queue, m.url, m.method, m.headers, :nothing, m.created_at, m.not_before, m.max_retries,
        m.retry_delay, m.timeout_ms, m.labels, m.caller_ip, m.extras
 FROM pending p
 JOIN messages m ON m.seq = p.seq
@@ -149,25 +139,9 @@ UPDATE pending
 SET cancel_at = :now
 WHERE seq = :seq
 
--- name: pending_cancel_at
-SELECT cancel_at, queue
-FROM pending
-WHERE seq = :seq AND lease_epoch = :epoch
-
 -- name: pending_delete
 DELETE FROM pending
 WHERE seq = :seq
-
--- name: pending_orphans
--- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
-SELECT q.id, q.ordered, p.started_at,
-       p.seq, p.attempt - 1, p.lease_epoch - 1, p.interrupted, p.guard_until, p.app,
-       m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
-       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source, 0
-FROM queues q
-CROSS JOIN pending p
-JOIN messages m ON m.seq = p.seq
-WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner <> :owner
 
 -- name: message_by_id
 SELECT m.id, m.queue, m.url, m.method, m.headers, m.body, m.created_at, m.not_before,
@@ -215,3 +189,14 @@ FROM messages
 WHERE seq <= :seq
 ORDER BY seq DESC
 LIMIT 1
+
+-- name: pending_own
+-- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
+SELECT q.id, q.ordered, p.started_at,
+       p.seq, p.attempt - 1, p.lease_epoch - 1, p.interrupted, p.guard_until, p.app,
+       m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source, 0
+FROM queues q
+CROSS JOIN pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner = :owner

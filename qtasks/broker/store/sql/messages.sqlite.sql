@@ -13,3 +13,23 @@ WHERE d.expires_at > :now
 SELECT m.seq, m.task_id, m.id, m.created_at
 FROM json_each(:task_ids) AS k
 CROSS JOIN messages AS m ON m.task_id = k.value
+
+-- name: pending_orphans
+-- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
+SELECT q.id, q.ordered, p.started_at,
+       p.seq, p.attempt - 1, p.lease_epoch - 1, p.interrupted, p.guard_until, p.app,
+       m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source, 0
+FROM queues q
+CROSS JOIN pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner <> :owner
+
+-- name: pending_standing
+SELECT seq, state, lease_epoch, cancel_at, queue
+FROM pending
+WHERE seq IN (SELECT value FROM json_each(:seqs))
+
+-- name: pending_finish
+DELETE FROM pending
+WHERE seq IN (SELECT value FROM json_each(:seqs))

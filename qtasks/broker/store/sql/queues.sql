@@ -54,7 +54,7 @@ WHERE queue = :id AND state = 1
 SELECT q.name, q.parallelism, q.ordered, q.paused, q.created_at, q.updated_at,
        (SELECT count(*) FROM pending p WHERE p.queue = q.id)
 FROM queues q
-WHERE q.kind = 0 AND (:name IS NULL OR q.name = :name)
+WHERE q.kind = 0 AND (CAST(:name AS TEXT) IS NULL OR q.name = :name)
 ORDER BY q.name
 
 -- name: queue_line
@@ -145,15 +145,6 @@ WHERE id = :id
 UPDATE queues
 SET used_at = :now
 WHERE id = :id
-
--- name: flow_list
-SELECT q.name, q.parallelism, q.rate, q.period_ms, q.window_at, q.window_count, q.pins, q.paused,
-       (SELECT count(*) FROM pending p WHERE p.queue = q.id AND p.state = 0),
-       (SELECT count(*) FROM pending p WHERE p.queue = q.id AND p.state = 1)
-FROM queues q
-WHERE q.kind = 2 AND (:name IS NULL OR q.name = :name)
-  AND (:search = '' OR instr(substr(q.name, :from), :search) > 0)
-ORDER BY q.name
 
 -- name: flow_prune_candidates
 SELECT q.id,

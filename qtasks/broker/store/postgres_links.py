@@ -1,0 +1,164 @@
+"""Connections to PostgreSQL: how they are made, and what their errors mean."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from qtasks.errors import (
+    ConfigurationError,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+    StoreUnusable,
+)
+
+if TYPE_CHECKING:
+    import psycopg
+
+DEFAULT_SCHEMA = "qtasks"
+CONNECT_S = 5
+BUSY_MS = 5000
+IDLE_MS = 5000
+"""A node that stops in the middle of a transaction holds up all others no longer than that."""
+STATEMENT_MS = 30_000
+POLL_MS = 200
+_OURS = ("schema", "pooler")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: libpq's address of the database, and the schema in it."""
+
+    conninfo: str
+    schema: str = DEFAULT_SCHEMA
+    has_pooler: bool = False
+    poll_ms: int = POLL_MS
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `postgresql://…?schema=name&pooler=on`; raises `ConfigurationError`."""
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        ours = {name: value for name, value in pairs if name in _OURS}
+        schema = ours.get("schema", DEFAULT_SCHEMA)
+        if not schema.isascii() or not schema.isidentifier() or schema != schema.lower() or len(schema) > 48:
+            raise ConfigurationError(
+                f"schema={schema!r} is not possible; it is up to 48 small letters, digits and underscores"
+            )
+        if ours.get("pooler", "off") not in ("on", "off"):
+            raise ConfigurationError(f"pooler={ours['pooler']!r} is not possible; it is on or off")
+        rest = urlencode([(name, value) for name, value in pairs if name not in _OURS])
+        conninfo = urlunsplit(parts._replace(query=rest))
+        return cls(conninfo, schema, ours.get("pooler") == "on")
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.conninfo)
+        host = parts.netloc.rpartition("@")[2]
+        return f"postgresql://{host}{parts.path} (schema {self.schema})"
+
+    @property
+    def lock(self) -> int:
+        """The number of the advisory lock of whoever writes."""
+        return zlib.crc32(f"qtasks.{self.schema}".encode())
+
+    @property
+    def channel(self) -> str:
+        """Where nodes tell each other that there is work."""
+        return f"qtasks_{self.schema}"
+
+    @property
+    def begin_writing(self) -> bytes:
+        """Begin a transaction that writes, in one round trip, and wait for its turn."""
+        return (
+            f"BEGIN; SET LOCAL search_path TO {self.schema}; SET LOCAL lock_timeout TO {BUSY_MS}; "
+            f"SET LOCAL idle_in_transaction_session_timeout TO {IDLE_MS}; "
+            f"SELECT pg_advisory_xact_lock({self.lock})"
+        ).encode()
+
+    @property
+    def begin_reading(self) -> bytes:
+        """Begin a transaction that reads one snapshot."""
+        return (
+            f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO {self.schema}; "
+            f"SET LOCAL statement_timeout TO {STATEMENT_MS}"
+        ).encode()
+
+    @property
+    def notify_and_commit(self) -> bytes:
+        """Commit, and wake all nodes."""
+        return f"NOTIFY {self.channel}; COMMIT".encode()
+
+
+def link(place: Place) -> psycopg.Connection[Any]:
+    """Open a connection; raises `StoreError`, and `ConfigurationError` without the extra for it."""
+    try:
+        import psycopg
+    except ImportError as error:
+        raise ConfigurationError(
+            "a store on PostgreSQL needs psycopg: install qtasks with its extra [postgres]"
+        ) from error
+    try:
+        connection = psycopg.connect(
+            place.conninfo,
+            autocommit=True,
+            connect_timeout=CONNECT_S,
+            application_name="qtasks",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+            target_session_attrs="read-write" if "," in urlsplit(place.conninfo).netloc else None,
+            prepare_threshold=None if place.has_pooler else 5,
+        )
+    except psycopg.Error as error:
+        raise meaning_of(error, place) or error from error
+    _adapt(connection)
+    return connection
+
+
+def _adapt(connection: psycopg.Connection[Any]) -> None:
+    """Have values stored as SQLite has them: truth as 0 or 1; PostgreSQL's texts can have no NUL."""
+    from psycopg.types.numeric import Int8Dumper
+    from psycopg.types.string import StrDumper
+
+    class _Truth(Int8Dumper):
+        def dump(self, obj: Any) -> Any:
+            return super().dump(int(obj))
+
+    class _Text(StrDumper):
+        def dump(self, obj: str) -> Any:
+            return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+    connection.adapters.register_dumper(bool, _Truth)
+    connection.adapters.register_dumper(int, Int8Dumper)
+    connection.adapters.register_dumper(str, _Text)
+
+
+def meaning_of(error: BaseException, place: Place) -> StoreError | None:
+    """Say what an error of PostgreSQL means for the caller; None for one that is none, or our own mistake."""
+    try:
+        import psycopg
+        from psycopg import errors
+    except ImportError:
+        return None
+    if not isinstance(error, psycopg.Error):
+        return None
+    said = str(error).strip().partition("\n")[0]
+    if isinstance(error, errors.DiskFull):
+        return StoreFull(f"no room left at {place}; nothing was stored. Make room on its disk and repeat")
+    if isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
+        return StoreBusy(
+            f"somebody else has held the lock of {place} for {BUSY_MS // 1000} s; nothing was stored. Repeat"
+        )
+    if isinstance(error, errors.InsufficientPrivilege | errors.InvalidCatalogName):
+        return StoreUnusable(f"{place} cannot be used: {said}")
+    if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
+        return StoreUnusable(f"{place} does not let us in: {said}")
+    is_lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    if is_lost or isinstance(error, errors.ReadOnlySqlTransaction):
+        return StoreUnreachable(f"{place} does not answer: {said or 'the connection is lost'}")
+    return None

@@ -1,0 +1,36 @@
+-- The messages of a call are looked up together: a statement for each would cost as much as storing it.
+
+-- name: dedup_find
+SELECT d.key, d.message_id, m.task_id, p.state, p.attempt, m.extras
+FROM json_array_elements_text(CAST(:keys AS json)) AS k(value)
+JOIN dedup AS d ON d.key = k.value
+LEFT JOIN messages AS m ON m.id = d.message_id
+LEFT JOIN pending AS p ON p.seq = m.seq
+WHERE d.expires_at > :now
+
+-- name: dedup_find_tasks
+-- A task's id is its deduplication id too, and has an index already: no second row is kept for it.
+SELECT m.seq, m.task_id, m.id, m.created_at
+FROM json_array_elements_text(CAST(:task_ids AS json)) AS k(value)
+JOIN messages AS m ON m.task_id = k.value
+
+-- name: pending_orphans
+-- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
+SELECT q.id, q.ordered, p.started_at,
+       p.seq, p.attempt - 1, p.lease_epoch - 1, p.interrupted, p.guard_until, p.app,
+       m.id, m.task_id, m.queue, m.url, m.method, m.headers, m.body, m.created_at,
+       m.max_retries, m.retry_delay, m.timeout_ms, m.caller_ip, m.result_ttl_ms, m.not_before, m.extras, p.source, 0
+FROM queues q
+CROSS JOIN pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = q.id AND p.state = 1 AND p.lease_owner <> :owner
+  AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = p.lease_owner)
+
+-- name: pending_standing
+SELECT seq, state, lease_epoch, cancel_at, queue
+FROM pending
+WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:seqs AS json)) AS k(value))
+
+-- name: pending_finish
+DELETE FROM pending
+WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:seqs AS json)) AS k(value))

@@ -1,0 +1,175 @@
+"""A PostgreSQL of the tests' own, in a temporary folder: started once, with a database for each test.
+
+It runs as another user where the tests run as root, as PostgreSQL refuses that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from functools import cache
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+from qtasks.home.ports import bind_port
+from tests.support import require
+
+SOON_S = 30
+FOLDERS = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
+_numbers = count(1)
+
+
+@cache
+def binaries() -> Path | None:
+    """Give the folder of PostgreSQL's programs, the newest if there are several."""
+    on_path = shutil.which("postgres")
+    if on_path is not None and (folder := Path(on_path).resolve().parent / "pg_isready").exists():
+        return folder.parent
+    found = [
+        each for pattern in FOLDERS for each in Path("/").glob(pattern[1:]) if (each / "initdb").exists()
+    ]
+    return max(found, default=None, key=lambda each: _version(each))
+
+
+def _version(folder: Path) -> float:
+    digits = "".join(each for each in folder.parent.name if each.isdigit() or each == ".")
+    return float(digits or 0)
+
+
+class Postgres:
+    """A server that listens on a Unix socket and, on loopback, on a port."""
+
+    def __init__(self, folder: Path, port: int, **settings: str) -> None:
+        self.folder = folder
+        self.port = port
+        self._settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "unix_socket_directories": str(folder),
+            "fsync": "off",
+            "max_connections": "60",
+            "shared_buffers": "64MB",
+            "autovacuum": "on",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def make(self) -> None:
+        """Make the cluster's files."""
+        self.folder.chmod(0o755)
+        _own(self.folder)
+        command = ["initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync",
+                   "--locale=C"]  # fmt: skip
+        subprocess.run(_command(command), check=True, capture_output=True, timeout=SOON_S * 2, cwd="/")
+
+    @property
+    def data(self) -> Path:
+        """Where its files are."""
+        return self.folder / "data"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                _command(["postgres", "-D", str(self.data), *settings]), stdout=log, stderr=log, cwd="/"
+            )
+        ends_at = time.monotonic() + SOON_S
+        while not self._is_ready():
+            if time.monotonic() > ends_at or self._process.poll() is not None:
+                raise RuntimeError((self.folder / "log").read_text()[-2000:])
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        asked = subprocess.run(
+            _command(["pg_isready", "-q", "-h", str(self.folder), "-p", str(self.port)]),
+            cwd="/",
+            timeout=SOON_S,
+        )
+        return asked.returncode == 0
+
+    @property
+    def pid(self) -> int:
+        """The process of the server itself, from its own file."""
+        return int((self.data / "postmaster.pid").read_text().split()[0])
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT ends its sessions as well, SIGQUIT is a crash."""
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self.pid, how)
+            self._process.wait(SOON_S)
+
+    def kill(self) -> None:
+        """Kill it with all its processes, as a machine that loses its power would."""
+        subprocess.run(["pkill", "-9", "-P", str(self.pid)], check=False)
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(SOON_S)
+
+    def url(self, database: str) -> str:
+        """The address of one of its databases."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def new_store(self) -> str:
+        """Give the address of a store that nobody has used yet: a schema of its own."""
+        return f"{self.url('postgres')}?schema=test_{os.getpid()}_{next(_numbers)}"
+
+
+def _command(command: list[str]) -> list[str]:
+    folder = binaries()
+    assert folder is not None
+    whole = [str(folder / command[0]), *command[1:]]
+    return (
+        ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *whole] if _is_root() else whole
+    )
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _own(folder: Path) -> None:
+    if _is_root():
+        shutil.chown(folder, "postgres", "postgres")
+
+
+def new_postgres(**settings: str) -> Postgres:
+    """Make and start a server in a temporary folder, to be stopped and removed by `drop_postgres`."""
+    # Short, and readable by another user: a socket's path has 107 bytes at most.
+    server = Postgres(Path(tempfile.mkdtemp(prefix="qtpg", dir="/tmp")), _free_port(), **settings)
+    server.make()
+    server.start()
+    return server
+
+
+def _free_port() -> int:
+    with bind_port("127.0.0.1", 0) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+@cache
+def shared_postgres() -> Postgres:
+    """Give the server of this run, which ends with it."""
+    server = new_postgres()
+    atexit.register(drop_postgres, server)
+    return server
+
+
+def require_postgres() -> Postgres:
+    """Give the server of this run, or leave the test out where there can be none."""
+    require(binaries(), "PostgreSQL is not installed: apt-get install postgresql")
+    require(find_spec("psycopg"), "psycopg is not installed: install the extra [postgres]")
+    return shared_postgres()
+
+
+def drop_postgres(server: Postgres) -> None:
+    """Stop a server and remove its files."""
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
