@@ -64,6 +64,8 @@ class Dispatcher:
         self._callbacks = callbacks
         self._room = room
         self._in_flight: dict[int, Claim] = {}
+        self._is_unsure = False
+        """Whether a claim may have been committed whose answer was lost, so that nobody carries it."""
         self._large_bytes = 0
         self._alone_since: dict[int, int] = {}
         self._wall_offset = clock.now() - clock.monotonic()
@@ -89,7 +91,12 @@ class Dispatcher:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
             claim = self._claim_of(slots)
-            claimed = await self._database.write(claim)
+            try:
+                claimed = await self._database.write(claim)
+            except BrokerError:
+                self._is_unsure = True
+                raise
+            self._is_unsure = False
             self._start(claimed)
         return claimed
 
@@ -99,7 +106,7 @@ class Dispatcher:
         return self._room is not None and self._room.is_spent
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
-        return partial(
+        claim = partial(
             claiming.claim,
             node=self._node,
             app=self._app,
@@ -109,6 +116,15 @@ class Dispatcher:
             now=self._clock.now(),
             large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
         )
+        if not self._is_unsure:
+            return claim
+        known = frozenset(self._in_flight)
+
+        def give_back_and_claim(session: Session) -> Claimed:
+            settling.give_back_unknown(session, self._node, known, self._clock.now())
+            return claim(session)
+
+        return give_back_and_claim
 
     async def _follow_the_wall(self, now: int) -> None:
         """Keep the backoff of retries what it is when somebody sets the wall clock (promise P16)."""
@@ -235,6 +251,9 @@ class Dispatcher:
                 if self._room is None or not self._room.release():
                     await self._wait_for_store(error)
             except StoreError as error:
+                if then_claim:  # what was claimed may be, and what was settled as well
+                    self._is_unsure = True
+                    work = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
                 await self._wait_for_store(error)
             except BrokerError:
                 for each in settlements:

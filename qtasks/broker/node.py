@@ -58,6 +58,7 @@ class Node:
         self._claiming: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
         self._dropping: set[asyncio.Task[None]] = set()
+        self._takeovers: set[asyncio.Task[None]] = set()
 
     def _callbacks(self, settlement: Settlement) -> Sequence[NewMessage]:
         return callbacks_of(settlement, self.broker.intake)
@@ -76,6 +77,8 @@ class Node:
 
     async def start(self) -> None:
         """Recover and begin to dispatch."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.broker.database.join, self.boot_id, self._others_died)
         await self.recover()
         self.listen()
         self._claiming = asyncio.create_task(self.dispatcher.run(), name="qtasks-claiming")
@@ -102,6 +105,22 @@ class Node:
 
         self.broker.drop = drop
 
+    def _others_died(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: this node has ended too
+            self._loop.call_soon_threadsafe(self._take_over)
+
+    def _take_over(self) -> None:
+        """Put back in play what nodes that have died had in flight (promise P07)."""
+        task = asyncio.ensure_future(self._recover_quietly())
+        self._takeovers.add(task)
+        task.add_done_callback(self._takeovers.discard)
+
+    async def _recover_quietly(self) -> None:
+        try:
+            await self.recover()
+        except BrokerError as error:
+            log.error("cannot take over from a node that has died", extra={"reason": str(error)})
+
     async def stop(self, grace_ms: int | None = None) -> int:
         """Stop claiming, let deliveries finish for up to `grace_ms`, hand back the rest (promise P17).
 
@@ -115,7 +134,10 @@ class Node:
         except BrokerError:
             return 0  # a store that has failed or is full takes nothing back; the next owner recovers
         finally:
-            for task in self._others:
+            others = [*self._others, *self._takeovers]
+            for task in others:
                 task.cancel()
-            await asyncio.gather(*self._others, return_exceptions=True)
+            await asyncio.gather(*others, return_exceptions=True)
+            with suppress(BrokerError):  # it does not answer: others will find this node dead
+                await asyncio.to_thread(self.broker.database.leave)
             await self._deliverer.close()

@@ -6,7 +6,7 @@ Waiting asks the store when it begins and when it is told of an end, and never i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -19,6 +19,9 @@ from qtasks.errors import BrokerUnavailable, NotFound
 from qtasks.protocol.results import ProgressReport, ResultView
 
 T = TypeVar("T")
+
+
+LOOK_MS = 100
 
 
 class Results:
@@ -80,10 +83,14 @@ class Results:
             found = self._database.look(question.ask)
             if question.is_answered(found):
                 return found
-            try:
-                done.result(wait_ms / 1000)
-            except FutureTimeout:
-                pass
+            for pause_ms in self._pauses(wait_ms):
+                try:
+                    done.result(pause_ms / 1000)
+                    break
+                except FutureTimeout:
+                    found = self._database.look(question.ask)
+                    if question.is_answered(found):
+                        return found
         return self._checked(question, self._database.look(question.ask))
 
     async def _await(self, question: _Question[T], wait_ms: int) -> T:
@@ -94,9 +101,23 @@ class Results:
             if question.is_answered(found):
                 return found
             arrival = asyncio.wrap_future(done)
-            await asyncio.wait({arrival}, timeout=wait_ms / 1000)
-            arrival.cancel()
+            try:
+                for pause_ms in self._pauses(wait_ms):
+                    ended, _ = await asyncio.wait({arrival}, timeout=pause_ms / 1000)
+                    if ended:
+                        break
+                    found = await self._database.read(question.ask)
+                    if question.is_answered(found):
+                        return found
+            finally:
+                arrival.cancel()
         return self._checked(question, await self._database.read(question.ask))
+
+    def _pauses(self, wait_ms: int) -> Iterator[int]:
+        """Give the pauses between looks: one, unless tasks may end on other nodes, which tell nobody here."""
+        ends_at = self._clock.monotonic() + wait_ms
+        while (left_ms := ends_at - self._clock.monotonic()) > 0:
+            yield min(left_ms, LOOK_MS) if self._database.is_shared else left_ms
 
     def _checked(self, question: _Question[T], found: T) -> T:
         """Raise `BrokerUnavailable` where a wait was cut short: asked again at once, it would be no wait."""
