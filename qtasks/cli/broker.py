@@ -22,7 +22,9 @@ USAGE = 2
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--store", default="sqlite:///qtasks.db", help="Where messages are kept: sqlite:///FILE.")
+@click.option(
+    "--store", default="sqlite:///qtasks.db", help="Where messages are kept: sqlite:///FILE or postgresql://…"
+)
 @click.option("--host", default="127.0.0.1", help="Address to listen on; others than loopback need a token.")
 @click.option("--port", default=8080, type=click.IntRange(0, 65535), help="Port to listen on; 0 picks one.")
 @click.option(
@@ -94,7 +96,7 @@ def broker(
     log_level: str,
     **limits: Any,
 ) -> None:
-    """Run a broker with the API of QStash, on one SQLite file.
+    """Run a broker with the API of QStash, on a SQLite file or, with others like it, on PostgreSQL.
 
     Token and signing keys come from QTASKS_TOKEN, QTASKS_CURRENT_SIGNING_KEY and
     QTASKS_NEXT_SIGNING_KEY (or the QSTASH_ names); what is missing is made and kept beside the

@@ -19,13 +19,14 @@ from qtasks.clock import Clock, SystemClock
 from qtasks.errors import ConfigurationError
 from qtasks.home.apps import APPS, Home
 from qtasks.home.embedded import EmbeddedHome
+from qtasks.home.engine import EngineSetup
 from qtasks.home.hosted import HostedHome
 from qtasks.home.in_process import AppRunner
-from qtasks.home.keys import keys_path, load_or_make_keys
-from qtasks.home.owner import OwnerSetup
 from qtasks.home.plans import check_plan, find_plan
-from qtasks.home.remote import RemoteHome, check_remote
+from qtasks.home.remote import RemoteHome
 from qtasks.home.result_store import open_results
+from qtasks.home.secrets import all_secrets, signing_secrets
+from qtasks.home.shared import SharedHome
 from qtasks.ids import Ids
 from qtasks.protocol.shapes import Outgoing
 from qtasks.settings import HomeKind, Settings, database_path
@@ -116,7 +117,7 @@ class QTasks:
         self._find_to_run = self.find
         self._make_reporter: type[ProgressReporter] = ProgressReporter
         self._resolver: Resolver | None = None
-        self._path = database_path(self._settings.broker) if self._is_embedded else None
+        self._path = database_path(self._settings.broker) if self._settings.home is HomeKind.SQLITE else None
         self._results = self._make_results()
         self._home: Home = self._make_home()
         self._lifespans = 0
@@ -272,7 +273,7 @@ class QTasks:
 
     @property
     def _is_embedded(self) -> bool:
-        return self._settings.home is HomeKind.SQLITE
+        return self._settings.home in (HomeKind.SQLITE, HomeKind.POSTGRES)
 
     @cached_property
     def _has_schedules(self) -> bool:
@@ -357,35 +358,34 @@ class QTasks:
     def _make_home(self) -> Home:
         settings = self._settings
         if self._path is not None:
-            config = BrokerConfig(concurrency=self._concurrency)
-            runner = AppRunner(self._get_executor)
-            setup = OwnerSetup(
-                app=self._name,
-                run=runner.run,
-                drop=runner.drop,
-                config=config,
-                ids=self._ids,
-                timetable=self._timetable,
-                queues=self._specs,
-                allow_destinations=settings.allow_destinations,
-                durability=settings.durability,
-                listen=settings.listen,
-            )
-            return EmbeddedHome(self._path, setup, self._clock)
+            return EmbeddedHome(self._path, self._engine_setup(), self._clock)
+        if settings.home is HomeKind.POSTGRES:
+            return SharedHome(settings, self._engine_setup(), self._clock)
         if settings.home is HomeKind.HTTP:
             return RemoteHome(settings, self._clock, self._timetable)
-        if self._is_hosted:
-            return HostedHome(
-                settings,
-                self._clock,
-                queues=self._specs,
-                results=self._results,
-                check=self._check_hosted,
-                failure_url=f"{settings.public_url}/{FAILED}",
-                timetable=self._timetable,
-            )
-        raise ConfigurationError(
-            "postgresql:// is not supported by this version; use sqlite:///… or http://…"
+        return HostedHome(
+            settings,
+            self._clock,
+            queues=self._specs,
+            results=self._results,
+            check=self._check_hosted,
+            failure_url=f"{settings.public_url}/{FAILED}",
+            timetable=self._timetable,
+        )
+
+    def _engine_setup(self) -> EngineSetup:
+        runner = AppRunner(self._get_executor)
+        return EngineSetup(
+            app=self._name,
+            run=runner.run,
+            drop=runner.drop,
+            config=BrokerConfig(concurrency=self._concurrency),
+            ids=self._ids,
+            timetable=self._timetable,
+            queues=self._specs,
+            allow_destinations=self._settings.allow_destinations,
+            durability=self._settings.durability,
+            listen=self._settings.listen,
         )
 
     def _check_hosted(self) -> None:
@@ -440,30 +440,14 @@ class QTasks:
 
     def _get_signer(self) -> EnvelopeSigner:
         if self._signer is None:  # two threads may both make one: they come out the same
-            self._signer = EnvelopeSigner(self._secrets())
+            self._signer = EnvelopeSigner(signing_secrets(self._settings, self._path, self._ids))
         return self._signer
-
-    def _secrets(self) -> tuple[str, ...]:
-        if self._path is None:
-            check_remote(self._settings)
-        if self._settings.secrets or self._path is None:
-            return self._settings.secrets
-        return (load_or_make_keys(keys_path(self._path), self._ids).secret,)
-
-    def _stored_keys(self) -> tuple[str, ...]:
-        """The embedded broker's own token and keys: they must not leave in an error either."""
-        if self._path is None:
-            return ()
-        keys = load_or_make_keys(keys_path(self._path), self._ids)
-        return keys.token, keys.current, keys.next, keys.secret
 
     def _get_executor(self) -> Executor:
         if self._executor is None:
-            signer = self._get_signer()
-            settings = self._settings
             self._executor = Executor(
                 self._find_to_run,
-                signer=signer,
+                signer=self._get_signer(),
                 destination=self._destination(),
                 threads=self._threads,
                 layers=self._layers,
@@ -475,13 +459,7 @@ class QTasks:
                 tracing=self._tracing,
                 names=self._names,
                 unknown_task_window_ms=self._unknown_task_window_ms,
-                redact=(
-                    *self._secrets(),
-                    *settings.signing_keys,
-                    *settings.regional_keys,
-                    settings.token or "",
-                    *self._stored_keys(),
-                ),
+                redact=all_secrets(self._settings, self._path, self._ids),
                 results=self._results,
                 resolver=lambda: self._resolver,
             )

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from qtasks.broker.service import Broker
-from qtasks.broker.store.filters import MessageFilter
 from qtasks.client import calls
 from qtasks.client.clients import Client
 from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, BrokerUnavailable, BrokerUnreachable
+from qtasks.home.engine import EngineSetup
 from qtasks.home.keys import keys_path, load_or_make_keys
-from qtasks.home.owner import Owner, OwnerSetup, open_broker
+from qtasks.home.owner import Owner, open_broker
 from qtasks.home.ownership import Ownership, owner_socket
-from qtasks.home.questions import Question, about_one, about_some
+from qtasks.home.questions import Question, about_one, about_some, message_filter
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
@@ -62,7 +62,7 @@ class _Forwarder:
 class EmbeddedHome:
     """Sends to, and asks, the broker on a SQLite file: the same from its owner and from guests."""
 
-    def __init__(self, path: Path, setup: OwnerSetup, clock: Clock) -> None:
+    def __init__(self, path: Path, setup: EngineSetup, clock: Clock) -> None:
         self._path = path
         self._setup = setup
         self._clock = clock
@@ -359,16 +359,6 @@ def _forward(client: Client, messages: Sequence[Outgoing]) -> list[Enqueued]:
         sent = client.send(calls.batch(batch))
         answers += sent
     return answers
-
-
-def message_filter(wanted: Selection) -> MessageFilter:
-    """Give the filter of the broker that a selection means."""
-    return MessageFilter(
-        urls=frozenset({wanted.destination}),
-        tasks=frozenset(wanted.tasks) or None,
-        labels=frozenset(wanted.labels) or None,
-        queues=frozenset(wanted.queues) or None,
-    )
 
 
 def _say(line: str) -> None:

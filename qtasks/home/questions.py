@@ -1,4 +1,4 @@
-"""Questions that may wait for their answer: the same to a broker in process and to one over HTTP."""
+"""What is asked of a broker, the same in process and over HTTP: questions that may wait, and selections."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from qtasks.broker.service import Broker
+from qtasks.broker.store.filters import MessageFilter
 from qtasks.client import calls
 from qtasks.client.calls import Call
 from qtasks.protocol.results import ResultView
+from qtasks.tasks.selection import Selection
 
 T = TypeVar("T")
 
@@ -41,4 +43,14 @@ def about_some(task_ids: Sequence[str]) -> Question[list[str]]:
         lambda broker, wait_ms: broker.results.asettled(task_ids, wait_ms),
         lambda wait_ms: calls.settled(task_ids, wait_ms),
         lambda found: bool(found) or not task_ids,
+    )
+
+
+def message_filter(wanted: Selection) -> MessageFilter:
+    """Give the filter of the broker that a selection means."""
+    return MessageFilter(
+        urls=frozenset({wanted.destination}),
+        tasks=frozenset(wanted.tasks) or None,
+        labels=frozenset(wanted.labels) or None,
+        queues=frozenset(wanted.queues) or None,
     )

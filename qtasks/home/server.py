@@ -17,8 +17,10 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import RoutedDeliverer
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
+from qtasks.broker.room import Room
 from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker
+from qtasks.broker.store.database import Database
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
@@ -26,7 +28,7 @@ from qtasks.home.listener import Listener
 from qtasks.home.memory import return_large_blocks
 from qtasks.home.ownership import Ownership, lock_path
 from qtasks.home.ports import bind_port
-from qtasks.home.stores import open_store
+from qtasks.home.stores import is_postgres, open_postgres, open_store, shown_store
 from qtasks.ids import Ids
 from qtasks.settings import Settings, database_path
 
@@ -65,22 +67,28 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def check_setup(setup: ServerSetup) -> Path:
-    """Refuse what is unsafe or cannot be; gives the path of the database file."""
-    if setup.store.startswith(("postgres:", "postgresql:")):
-        raise ConfigurationError("postgresql:// is not supported by this version; use sqlite:///q.db")
-    if not setup.store.startswith("sqlite:"):
-        raise ConfigurationError(f"--store {setup.store!r} is no store; use sqlite:///q.db")
-    if not is_loopback(setup.host) and setup.settings.token is None:
+def check_setup(setup: ServerSetup) -> Path | None:
+    """Refuse what is unsafe or cannot be; gives the path of the database file, None for PostgreSQL."""
+    settings = setup.settings
+    if not setup.store.startswith("sqlite:") and not is_postgres(setup.store):
+        raise ConfigurationError(f"--store {setup.store!r} is no store; use sqlite:///q.db or postgresql://…")
+    if not is_loopback(setup.host) and settings.token is None:
         raise ConfigurationError(
             f"a broker on {setup.host} is open to others, so it does not start without a token: "
             "set QTASKS_TOKEN, or listen on 127.0.0.1"
         )
-    if len(setup.settings.signing_keys) == 1:
+    if len(settings.signing_keys) == 1:
         raise ConfigurationError(
             "set both QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY, or neither"
         )
-    return database_path(setup.store)
+    if not is_postgres(setup.store):
+        return database_path(setup.store)
+    if settings.token is None or not settings.signing_keys:
+        raise ConfigurationError(
+            "the nodes on one PostgreSQL must have the same token and signing keys: set QTASKS_TOKEN, "
+            "QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY, alike for all of them"
+        )
+    return None
 
 
 class Server:
@@ -102,6 +110,9 @@ class Server:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then drain while still listening, and return."""
         return_large_blocks()
+        if self._path is None:
+            await self._run()
+            return
         ownership = Ownership.try_acquire(self._path)
         if ownership is None:
             raise StoreBusy(
@@ -139,21 +150,28 @@ class Server:
         settings = self._setup.settings
         if settings.token is not None and len(settings.signing_keys) == 2:
             return Keys(settings.token, *settings.signing_keys, secret=""), None
+        assert self._path is not None  # PostgreSQL has them all
         path = keys_path(self._path)
         stored = load_or_make_keys(path, self._ids)
         current, following = settings.signing_keys or (stored.current, stored.next)
         return Keys(settings.token or stored.token, current, following, stored.secret), path
 
-    def _broker(self, keys: Keys, keys_file: Path | None) -> Broker:
+    def _open(self) -> tuple[Database, Room | None]:
         setup = self._setup
-        is_ours = keys_file is not None and not setup.settings.signing_keys
-        database, room = open_store(
+        if self._path is None:
+            return open_postgres(setup.store), None
+        return open_store(
             self._path,
             setup.config,
             durability=setup.settings.durability,
             clock=self._clock,
             is_staying=True,
         )
+
+    def _broker(self, keys: Keys, keys_file: Path | None) -> Broker:
+        setup = self._setup
+        is_ours = keys_file is not None and not setup.settings.signing_keys
+        database, room = self._open()
         return Broker(
             database,
             setup.config,
@@ -187,7 +205,7 @@ class Server:
     def _greet(self, keys: Keys, keys_file: Path | None, port: int) -> None:
         host = f"[{self._setup.host}]" if ":" in self._setup.host else self._setup.host
         url = f"http://{host}:{port}"
-        self._say(f"broker on {url}, store {self._path}")
+        self._say(f"broker on {url}, store {shown_store(self._setup.store, self._path)}")
         if self._setup.settings.durability == "relaxed":
             self._say("durability relaxed: a power cut may lose the newest messages")
         if keys_file is None:
@@ -207,7 +225,7 @@ class Server:
             loop.add_signal_handler(each, self._on_signal)
         while not self._stopping.is_set():
             if broker.database.failure is not None:
-                raise BrokerFailed(f"the store {self._path} failed: {broker.database.failure}")
+                raise BrokerFailed(f"the store failed: {broker.database.failure}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._stopping.wait()

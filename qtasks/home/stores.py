@@ -1,14 +1,42 @@
-"""Opens the store of a broker on a SQLite file, and watches the room on its disk."""
+"""Opens the store of a broker: a SQLite file, whose disk's room is watched, or PostgreSQL."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.room import Room
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import Clock
+
+if TYPE_CHECKING:
+    from qtasks.broker.store.postgres import PostgresDatabase
+
+
+POSTGRES = ("postgres:", "postgresql:")
+
+
+def is_postgres(url: str) -> bool:
+    """Say whether a URL names a store on PostgreSQL."""
+    return url.startswith(POSTGRES)
+
+
+def shown_store(url: str, path: Path | None) -> str:
+    """Name a store to a person, without its password."""
+    if path is not None:
+        return str(path)
+    from qtasks.broker.store.postgres_links import Place
+
+    return str(Place.parse(url))
+
+
+def open_postgres(url: str) -> PostgresDatabase:
+    """Open a store on PostgreSQL; raises `StoreError`, or `ConfigurationError` without the extra for it."""
+    from qtasks.broker.store.postgres import PostgresDatabase
+
+    return PostgresDatabase(url)
 
 
 def open_store(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from qtasks.broker.results import Results
 from qtasks.broker.service import Broker
 from qtasks.errors import KitError
-from qtasks.home.embedded import message_filter
+from qtasks.home.questions import message_filter
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.context import CURRENT

@@ -64,7 +64,7 @@ def test_the_broker_s_help_names_its_options_and_their_defaults() -> None:
         (["broker", "--port", "70000"], "70000 is not in the range"),
         (["broker", "--host", "0.0.0.0"], "does not start without a token"),
         (["broker", "--store", "mysql://x"], "is no store; use sqlite:///q.db"),
-        (["broker", "--store", "postgresql://x/y"], "postgresql:// is not supported by this version"),
+        (["broker", "--store", "postgresql://x/y"], "nodes on one PostgreSQL must have the same token"),
         (["broker", "--allow-destination", "10.0.0.0/99"], "is neither a network"),
         (["brokr"], "No such command 'brokr'"),
     ],

@@ -244,11 +244,14 @@ def test_a_name_of_an_app_that_cannot_be_part_of_an_address_is_refused(store: Pa
         embedded(store, name=name)
 
 
-def test_postgresql_is_refused_by_this_version() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"postgresql:// is not supported by this version; use sqlite"
-    ):
-        QTasks("postgresql://localhost/q")
+def test_postgresql_needs_a_secret_that_all_processes_have() -> None:
+    tasks = QTasks("postgresql://localhost/q")
+
+    @tasks.task
+    def note() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="all processes must sign tasks with the same QTASKS_SECRET"):
+        note.delay()
 
 
 def test_a_queue_that_runs_nothing_is_refused() -> None:

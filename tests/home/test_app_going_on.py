@@ -127,11 +127,13 @@ async def test_a_replay_knows_that_it_is_one(app: QTasks) -> None:
 
 async def replay_all(app: QTasks) -> None:
     from qtasks.home.embedded import EmbeddedHome
+    from qtasks.home.shared import SharedHome
     from qtasks.protocol.headers import Options
 
-    if isinstance(app._home, EmbeddedHome):
-        assert app._home._owner is not None
-        broker = app._home._owner.broker
+    if isinstance(app._home, EmbeddedHome | SharedHome):
+        engine = app._home._owner if isinstance(app._home, EmbeddedHome) else app._home._engine
+        assert engine is not None
+        broker = engine.broker
         letters, _ = broker.dead_letters(None, 10)
         broker.replay(letters[0].dlq_id, Options())
         return

@@ -28,7 +28,11 @@ def quiet(line: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"store": "postgresql://x/y"}, "postgresql:// is not supported by this version; use sqlite:///q.db"),
+        (
+            {"store": "postgresql://x/y", "settings": Settings()},
+            "nodes on one PostgreSQL must have the same token and signing keys: set QTASKS_TOKEN, "
+            "QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY",
+        ),
         ({"store": "mysql://x/y"}, "--store 'mysql://x/y' is no store; use sqlite:///q.db"),
         ({"store": "sqlite://"}, "names no file"),
         (

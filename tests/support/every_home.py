@@ -12,9 +12,10 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from qtasks import QTasks
+from qtasks import QTasks, Settings
 from qtasks.broker.config import BrokerConfig, strict_config
 from tests.support.homes import (
+    SECRET,
     embedded,
     remote_settings,
     running_server,
@@ -22,6 +23,7 @@ from tests.support.homes import (
     server_setup,
     url_said,
 )
+from tests.support.postgres import require_postgres
 
 MakeApp = Callable[..., AbstractAsyncContextManager[QTasks]]
 """Takes the arguments of `QTasks`, and gives an app that runs, with its broker, for the block."""
@@ -67,10 +69,20 @@ async def in_hosted(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
             yield mount.app
 
 
-OURS = ("embedded", "standalone")
+@asynccontextmanager
+async def in_postgres(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
+    """Run an app that is a node of a broker on PostgreSQL."""
+    settings = Settings(broker=require_postgres().new_store(), secrets=(SECRET,))
+    tasks = QTasks(settings=settings, **arguments)
+    async with tasks.lifespan():
+        yield tasks
+
+
+OURS = ("embedded", "standalone", "postgres")
 """The homes that can do what hosted QStash cannot."""
 HOMES: dict[str, Callable[..., AbstractAsyncContextManager[QTasks]]] = {
     "embedded": in_embedded,
     "standalone": in_standalone,
+    "postgres": in_postgres,
     "hosted": in_hosted,
 }

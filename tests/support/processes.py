@@ -105,6 +105,15 @@ class Process:
         return f"--- {self.name} (process {self.pid}, {state}) printed:\n{self.output[-TAIL:]}"
 
 
+NODE_ENV = {
+    "QTASKS_TOKEN": "the-token-of-all-nodes-of-a-test",
+    "QTASKS_CURRENT_SIGNING_KEY": "sig_of_all_nodes",
+    "QTASKS_NEXT_SIGNING_KEY": "sig_that_comes_next",
+    "QTASKS_SECRET": "2718281828459045235360287471352662497757",
+}
+"""What brokers that share a store, and the apps that they deliver to, must have alike."""
+
+
 class BrokerProcess(Process):
     """A standalone broker on a SQLite file, at a free port of loopback."""
 
@@ -128,6 +137,20 @@ class BrokerProcess(Process):
         """Give its API, to be closed."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return BrokerApi(httpx.Client(base_url=self.url, headers=headers, timeout=10, trust_env=False))
+
+
+class NodeProcess(BrokerProcess):
+    """A standalone broker on a PostgreSQL that others share."""
+
+    def __init__(self, name: str, store: str, options: Sequence[str], folder: Path) -> None:
+        self.token = NODE_ENV["QTASKS_TOKEN"]
+        arguments = [sys.executable, "-m", "qtasks", "broker", "--store", store, "--port", "0"]
+        Process.__init__(self, name, [*arguments, *options], folder, clean_environment() | NODE_ENV)
+
+    def await_start(self) -> None:
+        """Wait until it says where it listens."""
+        self.url = self.expect(r"broker on (http://\S+), store")[0][1]
+        self.up_at = time.monotonic()
 
 
 class AppProcess(Process):
@@ -189,6 +212,12 @@ class Processes:
         broker = self._keep(BrokerProcess(self._name("broker"), self.store, options, self.folder))
         broker.await_start()
         return broker
+
+    def node(self, store: str, *options: str) -> NodeProcess:
+        """Start a standalone broker on PostgreSQL, and wait until it is up."""
+        node = self._keep(NodeProcess(self._name("node"), store, options, self.folder))
+        node.await_start()
+        return node
 
     def app(self, *options: str, env: Mapping[str, str] | None = None) -> AppProcess:
         """Start the app, and wait until it is up."""
