@@ -53,6 +53,11 @@ class PostgresSession:
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
         if len(rows) == 1:
             self._cursor.execute(self._queries[query].encode(), rows[0])
+            return
+        at_once = self._queries.get(f"{query}_many")
+        if at_once is not None and rows:
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            self._cursor.execute(at_once.encode(), columns)
         elif rows:
             self._cursor.executemany(self._queries[query].encode(), rows)
 
@@ -195,12 +200,15 @@ def postgres_queries() -> dict[str, str]:
     >>> psycopg_text("SELECT :a WHERE x LIKE '%' AND y = CAST(:b AS TEXT)")
     "SELECT %(a)s WHERE x LIKE '%%' AND y = CAST(%(b)s AS TEXT)"
     """
-    return {name: psycopg_text(text) for name, text in load_queries("postgres").items()}
+    return {
+        name: psycopg_text(text, "b" if name.endswith("_many") else "s")
+        for name, text in load_queries("postgres").items()
+    }
 
 
-def psycopg_text(text: str) -> str:
-    """Write `:name` as `%(name)s`."""
-    return PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
+def psycopg_text(text: str, form: str = "s") -> str:
+    """Write `:name` as `%(name)s`; with the form "b" what is sent is binary, which spares arrays their text."""
+    return PARAMETER.sub(rf"%(\1){form}", text.replace("%", "%%"))
 
 
 def _roll_back(connection: psycopg.Connection[Any]) -> bool:

@@ -26,6 +26,7 @@ IDLE_MS = 5000
 """A node that stops in the middle of a transaction holds up all others no longer than that."""
 STATEMENT_MS = 30_000
 POLL_MS = 200
+PREPARED = 500
 _OURS = ("schema", "pooler")
 
 
@@ -116,25 +117,25 @@ def link(place: Place) -> psycopg.Connection[Any]:
         )
     except psycopg.Error as error:
         raise meaning_of(error, place) or error from error
+    connection.prepared_max = PREPARED  # each query may come with integers of several sizes
     _adapt(connection)
     return connection
 
 
 def _adapt(connection: psycopg.Connection[Any]) -> None:
     """Have values stored as SQLite has them: truth as 0 or 1; PostgreSQL's texts can have no NUL."""
-    from psycopg.types.numeric import Int8Dumper
-    from psycopg.types.string import StrDumper
+    from psycopg.types.numeric import Int8BinaryDumper
+    from psycopg.types.string import StrBinaryDumper
 
-    class _Truth(Int8Dumper):
+    class _Truth(Int8BinaryDumper):
         def dump(self, obj: Any) -> Any:
             return super().dump(int(obj))
 
-    class _Text(StrDumper):
+    class _Text(StrBinaryDumper):
         def dump(self, obj: str) -> Any:
             return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
 
     connection.adapters.register_dumper(bool, _Truth)
-    connection.adapters.register_dumper(int, Int8Dumper)
     connection.adapters.register_dumper(str, _Text)
 
 

@@ -53,8 +53,8 @@ def settle(session: Session, settlements: Sequence[Settlement]) -> list[Settleme
     session.insert_many("log_insert", [_log_row(each) for each in recorded])
     dead = [_dead_letter(each) for each in recorded if isinstance(each.verdict, Dead)]
     session.insert_many("dead_letter_insert", dead)
-    results = [_result(each) for each in recorded if _has_result(each)]
-    session.insert_many("result_insert", results)
+    results = {each.claim.task_id: _result(each) for each in recorded if _has_result(each)}
+    session.insert_many("result_insert", [*results.values()])
     _tell_others(session, recorded)
     queues.freed(session, freed | {each.claim.queue_id for each in recorded})
     return recorded
