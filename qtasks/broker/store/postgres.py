@@ -207,7 +207,7 @@ def postgres_queries() -> dict[str, str]:
 
 
 def psycopg_text(text: str, form: str = "s") -> str:
-    """Write `:name` as `%(name)s`; with the form "b" what is sent is binary, which spares arrays their text."""
+    """Write `:name` as `%(name)s`; the form "b" sends it as binary, which spares arrays their text."""
     return PARAMETER.sub(rf"%(\1){form}", text.replace("%", "%%"))
 
 
