@@ -17,10 +17,10 @@ import pytest
 
 from tests.faults.test_kills_standalone import sender
 from tests.support import repeats
-from tests.support.ledger import DONE, Ledger, Start, balance
+from tests.support.ledger import DONE, Ledger, Start, balance, read_ledger
 from tests.support.load import Load
 from tests.support.postgres import Postgres, drop_postgres, new_postgres
-from tests.support.processes import NodeProcess, Processes
+from tests.support.processes import NODE_ENV, AppProcess, NodeProcess, Processes
 from tests.support.receiver import Receiver
 from tests.support.waiting import eventually
 
@@ -245,3 +245,47 @@ def test_a_session_that_the_server_ends_is_replaced(
     done = {each.key for each in receiver.ledger.starts if each.status == DONE}
     assert set(load.accepted) == done
     assert all(earlier.started_at <= later.started_at for earlier, later in pairwise(receiver.ledger.starts))
+
+
+def test_every_worker_of_an_app_runs_tasks_and_each_task_runs_once(processes: Processes, store: str) -> None:
+    app = processes.app("--workers", "2", env={"QTASKS_BROKER": store, **NODE_ENV})
+    app.expect("runs tasks as a node of", count=2)
+
+    keys = [f"key{number}" for number in range(60)]
+    for key in keys:
+        app.delay("count", key)
+    starts = await_done(processes, set(keys), app)
+
+    assert sorted(each.key for each in starts) == sorted(keys)
+    assert len({each.by for each in starts}) == 2
+
+
+def test_apps_that_are_restarted_one_after_the_other_lose_nothing(processes: Processes, store: str) -> None:
+    env = {"QTASKS_BROKER": store, **NODE_ENV}
+    apps = [processes.app(env=env) for _ in range(2)]
+    keys: list[str] = []
+
+    def call(app: AppProcess, count: int) -> None:
+        for _ in range(count):
+            keys.append(f"key{len(keys)}")
+            app.delay("count", keys[-1])
+
+    for turn in range(4):
+        call(apps[turn % 2], 20)
+        apps[(turn + 1) % 2].terminate()
+        call(apps[turn % 2], 20)
+        apps[(turn + 1) % 2].wait()  # uvicorn ends by the signal itself, once all is let go of
+        apps[(turn + 1) % 2] = processes.app(env=env)
+    starts = await_done(processes, set(keys), *apps)
+
+    assert sorted(each.key for each in starts) == sorted(keys)
+
+
+def await_done(processes: Processes, keys: set[str], *apps: AppProcess) -> list[Start]:
+    """Wait until all keys are done; give all starts."""
+
+    def finished() -> list[Start] | None:
+        starts = read_ledger(processes.ledger)
+        return starts if keys <= {each.key for each in starts if each.status == DONE} else None
+
+    return eventually(finished, f"{len(keys)} tasks done", within=DRAIN_S, of=[*apps])
