@@ -14,13 +14,15 @@ from qtasks.broker.dispatcher import Dispatcher
 from qtasks.broker.janitor import Janitor
 from qtasks.broker.scheduler import Scheduler
 from qtasks.broker.service import Broker
-from qtasks.broker.store import settling
+from qtasks.broker.store import cancelling, settling
 from qtasks.broker.store.records import NewMessage, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError
 from qtasks.ids import Ids
 
 log = logging.getLogger("qtasks.node")
+
+HEED_MS = 500
 
 
 class Node:
@@ -87,6 +89,8 @@ class Node:
             asyncio.create_task(self.scheduler.run(), name="qtasks-scheduler"),
             asyncio.create_task(self.janitor.run(), name="qtasks-janitor"),
         ]
+        if self.broker.database.is_shared:
+            self._others.append(asyncio.create_task(self._heed_others(), name="qtasks-heeding"))
         if self.broker.room is not None:
             self._others.append(asyncio.create_task(self.broker.room.run(), name="qtasks-room"))
 
@@ -104,6 +108,21 @@ class Node:
                 loop.call_soon_threadsafe(begin, seqs)
 
         self.broker.drop = drop
+
+    async def heed(self) -> None:
+        """Break off what another node was asked to call off and this one has in flight."""
+        database = self.broker.database
+        await self.dispatcher.drop(
+            await database.read(lambda session: cancelling.called_off(session, self.boot_id))
+        )
+
+    async def _heed_others(self) -> None:
+        while True:
+            await self._clock.sleep(HEED_MS)
+            try:
+                await self.heed()
+            except BrokerError as error:
+                log.warning("cannot look what was called off", extra={"reason": str(error)})
 
     def _others_died(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: this node has ended too

@@ -16,6 +16,7 @@ from itertools import pairwise
 import pytest
 
 from tests.faults.test_kills_standalone import sender
+from tests.faults.test_process_cancel import noted
 from tests.support import repeats
 from tests.support.ledger import DONE, Ledger, Start, balance, read_ledger
 from tests.support.load import Load
@@ -279,6 +280,19 @@ def test_apps_that_are_restarted_one_after_the_other_lose_nothing(processes: Pro
     starts = await_done(processes, set(keys), *apps)
 
     assert sorted(each.key for each in starts) == sorted(keys)
+
+
+def test_a_task_is_called_off_by_another_process_than_it_runs_in(processes: Processes, store: str) -> None:
+    env = {"QTASKS_BROKER": store, **NODE_ENV}
+    app = processes.app(env=env)
+    app.delay("told", "k1")
+    noted(processes, app, "start")
+
+    code = "import app_under_test as app; print('called off', app.tasks.cancel(task='told'))"
+    script = processes.python("-c", code, env=env)
+
+    assert script.expect(r"called off (\d+)")[0][1] == "1"
+    noted(processes, app, "cancelled")
 
 
 def await_done(processes: Processes, keys: set[str], *apps: AppProcess) -> list[Start]:

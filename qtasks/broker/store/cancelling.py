@@ -91,6 +91,11 @@ def _drop(session: Session, row: Row, now: int, kind: LogKind = LogKind.CANCELLE
         session.insert_many("result_insert", [result])
 
 
+def called_off(session: Session, node: str) -> frozenset[int]:
+    """Give what a node has in flight and should break off: for stores that nodes share."""
+    return frozenset(row[0] for row in session.all("pending_called_off", {"owner": node}))
+
+
 def delete_queue(session: Session, name: str, now: int) -> CalledOff:
     """Drop a queue, if there is one, with what waits in it (contract 1.5).
 

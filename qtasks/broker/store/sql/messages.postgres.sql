@@ -34,3 +34,12 @@ WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:s
 -- name: pending_finish
 DELETE FROM pending
 WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:seqs AS json)) AS k(value))
+
+-- name: pending_called_off
+-- Of a node's own. What lost its queue runs to its end, and so do messages that are no tasks.
+SELECT p.seq
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+JOIN queues q ON q.id = p.queue
+WHERE p.lease_owner = :owner AND p.cancel_at IS NOT NULL AND p.state = 1
+  AND m.task_id IS NOT NULL AND NOT (q.kind = 1 AND m.queue IS NOT NULL)
