@@ -1,4 +1,4 @@
-"""The embedded home, measured in a process of its own: prints one JSON object.
+"""The embedded home, on SQLite or PostgreSQL, in a process of its own: prints one JSON object.
 
 The app's loop runs in a thread, as the caller's threads are what is measured. Enqueueing is measured
 with the queue paused, so that it is not mixed with execution on the same interpreter.
@@ -103,7 +103,8 @@ def main() -> None:
     home: Any = target.tasks._home
 
     def pause(paused: bool) -> None:
-        home._owner.broker.set_paused("bench", paused)
+        at_work = getattr(home, "_owner", None) or home._engine  # on SQLite, or on PostgreSQL
+        at_work.broker.set_paused("bench", paused)
 
     target.noop.delay(TEXT)
     wait_until_done(1)

@@ -1,8 +1,9 @@
 """`scripts/bench`: measures both homes, interleaved with the pace of the disk, and prints medians.
 
-scripts/bench [--runs N] [--json] [--wire]
+scripts/bench [--runs N] [--json] [--wire | --postgres]
 
-With --wire it measures the API of a standalone broker with a million rows behind it instead.
+With --wire it measures the API of a standalone broker with a million rows behind it instead, with
+--postgres an app and the store on a PostgreSQL of its own (fsync and synchronous_commit on).
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ UNITS = {
     "delay_8": "calls/s",
     "delay_many": "calls/s",
     "tasks": "tasks/s",
+    "enqueue_100": "messages/s",
+    "enqueue_500": "messages/s",
+    "cycle_64": "messages/s",
+    "cycle_200": "messages/s",
     "plain_tasks": "tasks/s",
     "rss_mib": "MiB",
     "stolen": "share",
@@ -78,13 +83,49 @@ def measure_wire(count: int) -> Runs:
     return {"wire": json.loads(found.stdout)}
 
 
+def measure_postgres(count: int) -> Runs:
+    """Measure an app whose broker is on PostgreSQL, and the store itself, on a server started for it."""
+    from tests.benchmarks import postgres
+    from tests.support.postgres import drop_postgres, new_postgres
+
+    runs: Runs = {"app": defaultdict(list), "store": defaultdict(list)}
+    server = new_postgres(fsync="on", synchronous_commit="on", shared_buffers="512MB", max_wal_size="4GB")
+    try:
+        for n in range(count):
+            env = os.environ | {
+                "QTASKS_BROKER": server.new_store(),
+                "QTASKS_SECRET": "2718281828459045235360287471352662497757",
+                "PYTHONPATH": str(ROOT),
+            }
+            before, raw = cpu_times(), postgres.raw_commits_per_second(server.url("postgres"))
+            command = [sys.executable, "-m", "tests.benchmarks.embedded"]
+            found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+            if found.returncode:
+                raise SystemExit(f"app: {found.stderr}")
+            figures: dict[str, float] = json.loads(found.stdout)
+            figures["raw"] = (raw + postgres.raw_commits_per_second(server.url("postgres"))) / 2
+            figures["delay_1_of_raw"] = figures["delay_1"] / figures["raw"]
+            figures["delay_8_of_raw"] = figures["delay_8"] / figures["raw"]
+            figures["stolen"] = stolen_share(before, cpu_times())
+            for name, value in figures.items():
+                runs["app"][name].append(value)
+            for name, value in postgres.store_figures(server.new_store()).items():
+                runs["store"][name].append(value)
+            print(f"run {n + 1} of {count} done", file=sys.stderr)
+    finally:
+        drop_postgres(server)
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--wire", action="store_true", help="measure the API instead of the homes")
+    parser.add_argument("--postgres", action="store_true", help="measure an app and a store on PostgreSQL")
     options = parser.parse_args()
-    runs = measure_wire(options.runs) if options.wire else measure_homes(options.runs)
+    measure = measure_wire if options.wire else measure_postgres if options.postgres else measure_homes
+    runs = measure(options.runs)
     if options.json:
         json.dump(runs, sys.stdout, indent=1)
         return
