@@ -24,6 +24,7 @@ from qtasks.errors import (
     ResultsUnavailable,
     ResultTimeout,
     Retry,
+    SignatureError,
     TaskDefinitionError,
     TaskFailed,
     TaskTimeout,
@@ -33,6 +34,7 @@ from qtasks.errors import (
 from qtasks.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from qtasks.client.receiver import Receiver
     from qtasks.home.app import QTasks
     from qtasks.settings import Settings
     from qtasks.tasks.completed import as_completed
@@ -54,6 +56,7 @@ _LAZY = {
     "Progress": "qtasks.tasks.result_info",
     "QTasks": "qtasks.home.app",
     "Queue": "qtasks.tasks.queues",
+    "Receiver": "qtasks.client.receiver",
     "RemoteError": "qtasks.tasks.result_info",
     "Settings": "qtasks.settings",
     "Task": "qtasks.tasks.task",
@@ -83,6 +86,7 @@ __all__ = [
     "QTasks",
     "QTasksError",
     "Queue",
+    "Receiver",
     "Reject",
     "RemoteError",
     "RequestError",
@@ -91,6 +95,7 @@ __all__ = [
     "ResultsUnavailable",
     "Retry",
     "Settings",
+    "SignatureError",
     "Task",
     "TaskDefinitionError",
     "TaskFailed",

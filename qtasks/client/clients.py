@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 import orjson
 
-from qtasks.client.calls import Call
-from qtasks.errors import BrokerUnavailable, BrokerUnreachable, InvalidValue, StoreFull, refusal
+from qtasks.client.call import Call, Page, following
+from qtasks.errors import (
+    BrokerUnavailable,
+    BrokerUnreachable,
+    InvalidValue,
+    RequestError,
+    StoreFull,
+    TooManyRequests,
+    refusal,
+)
 from qtasks.protocol.durations import span_ms
 
 T = TypeVar("T")
@@ -38,6 +46,19 @@ class Client:
         except httpx.TransportError as error:
             raise _unreachable(error) from error
         return _read(call, response)
+
+    def pages(self, call: Call[Page[T]]) -> Iterator[Page[T]]:
+        """Carry out an operation on a page, and again for each page that follows."""
+        page = self.send(call)
+        yield page
+        while page.cursor is not None:
+            page = self.send(following(call, page.cursor))
+            yield page
+
+    def each(self, call: Call[Page[T]]) -> Iterator[T]:
+        """Give the items of all pages of a listing, asking for a page when it is needed."""
+        for page in self.pages(call):
+            yield from page.items
 
     def close(self) -> None:
         """Close the connections."""
@@ -78,6 +99,20 @@ class AsyncClient:
         except httpx.TransportError as error:
             raise _unreachable(error) from error
         return _read(call, response)
+
+    async def pages(self, call: Call[Page[T]]) -> AsyncIterator[Page[T]]:
+        """Carry out an operation on a page, and again for each page that follows."""
+        page = await self.send(call)
+        yield page
+        while page.cursor is not None:
+            page = await self.send(following(call, page.cursor))
+            yield page
+
+    async def each(self, call: Call[Page[T]]) -> AsyncIterator[T]:
+        """Give the items of all pages of a listing, asking for a page when it is needed."""
+        async for page in self.pages(call):
+            for item in page.items:
+                yield item
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -122,7 +157,19 @@ def _read(call: Call[T], response: httpx.Response) -> T:
             status=response.status_code,
             retry_after=_retry_after(response),
         )
-    raise refusal(response.status_code, text)
+    raise _refusal(response, text)
+
+
+def _refusal(response: httpx.Response, text: str) -> RequestError:
+    if response.status_code != TooManyRequests.status:
+        return refusal(response.status_code, text)
+    limit, reset_at = (_number(response, f"Burst-RateLimit-{name}") for name in ("Limit", "Reset"))
+    return TooManyRequests(text, limit=limit, reset_at=reset_at)
+
+
+def _number(response: httpx.Response, name: str) -> int | None:
+    text = response.headers.get(name, "")
+    return int(text) if text.isdecimal() else None
 
 
 def _text(response: httpx.Response) -> str:
