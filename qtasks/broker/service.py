@@ -242,7 +242,11 @@ class Broker:
 
     def rotate_keys(self) -> tuple[str, str]:
         """Sign with the next key from now on; give the new pair. Raises `BadRequest` if that is not ours."""
-        return self.keys.rotate(self._ids)
+        return self.keys.rotate(self._ids, self.clock.now())
+
+    def signing_key(self) -> str:
+        """Give the key to sign an attempt with now."""
+        return self.keys.use(self.clock.now())
 
     def problem(self) -> str | None:
         """Say why nothing is accepted or delivered now; None if all is well."""

@@ -28,8 +28,11 @@ from qtasks.client.flow_keys import (
 )
 from qtasks.client.health import livez, openapi, readyz
 from qtasks.client.keys import (
+    KeyStatus,
+    KeyUse,
     NamedToken,
     SigningKeys,
+    key_status,
     make_token,
     revoke_token,
     rotate_keys,
@@ -75,6 +78,8 @@ __all__ = [
     "EVERYTHING",
     "Filter",
     "GlobalParallelism",
+    "KeyStatus",
+    "KeyUse",
     "NamedToken",
     "Page",
     "SigningKeys",
@@ -102,6 +107,7 @@ __all__ = [
     "following",
     "forget_result",
     "global_parallelism",
+    "key_status",
     "livez",
     "log",
     "make_token",

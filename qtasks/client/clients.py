@@ -187,3 +187,8 @@ def _retry_after(response: httpx.Response) -> float | None:
         return span_ms(float(response.headers["Retry-After"])) / 1000
     except (KeyError, ValueError, InvalidValue):
         return None
+
+
+def in_process(app: Any, token: str) -> AsyncClient:
+    """Give a client to a broker's API that is an ASGI app in this process."""
+    return AsyncClient(SOCKET_HOST, token, transport=httpx.ASGITransport(app))

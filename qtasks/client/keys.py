@@ -8,7 +8,8 @@ from typing import Self
 
 import orjson
 
-from qtasks.client.call import JSON, Call, read_list, read_nothing, read_one, segment
+from qtasks.client.call import JSON, Call, check_object, read_list, read_nothing, read_one, segment
+from qtasks.errors import DecodeError
 from qtasks.protocol import json_fields as json
 
 
@@ -44,6 +45,54 @@ class NamedToken:
         return cls(**json.read_fields(members, _TOKEN))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """What a broker has signed with one key since its start; keys are named by their fingerprints."""
+
+    key: str
+    attempts: int
+    last_at: int
+
+    def to_json(self) -> dict[str, object]:
+        """Make the object of the API."""
+        return json.write_fields(self, _KEY_USE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyStatus:
+    """Which signing keys there are, by fingerprints; `rotated_at` is None if nothing is known of it."""
+
+    current: str
+    next: str
+    can_rotate: bool = False
+    rotated_at: int | None = None
+    signed: tuple[KeyUse, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Make the object of the API."""
+        return json.write_fields(self, _STATUS) | {"signed": [each.to_json() for each in self.signed]}
+
+    @classmethod
+    def from_json(cls, members: Mapping[str, object]) -> Self:
+        """Read the answer's JSON object; raises `DecodeError`."""
+        uses = members.get("signed", ())
+        if not isinstance(uses, list):
+            raise DecodeError("the answer has no list of what was signed", path="signed")
+        signed = tuple(KeyUse(**json.read_fields(check_object(each), _KEY_USE)) for each in uses)
+        return cls(signed=signed, **json.read_fields(members, _STATUS))
+
+
+_KEY_USE = (
+    json.text("key", "key", required=True),
+    json.number("attempts", "attempts", required=True),
+    json.number("last_at", "lastAt", required=True),
+)
+_STATUS = (
+    json.text("current", "current", required=True),
+    json.text("next", "next", required=True),
+    json.flag("can_rotate", "canRotate", required=True),
+    json.number("rotated_at", "rotatedAt"),
+)
 _KEYS = (json.text("current", "current", required=True), json.text("next", "next", required=True))
 _TOKEN = (
     json.text("name", "name", required=True),
@@ -61,6 +110,11 @@ def signing_keys() -> Call[SigningKeys]:
 def rotate_keys() -> Call[SigningKeys]:
     """Have deliveries signed with the next key from now on, and a new next one made."""
     return Call("POST", "/v2/keys/rotate", read_one(SigningKeys.from_json))
+
+
+def key_status() -> Call[KeyStatus]:
+    """Ask which keys there are, when they were rotated, and which of them has signed. Our own operation."""
+    return Call("GET", "/qtasks/v1/keys", read_one(KeyStatus.from_json))
 
 
 def tokens() -> Call[list[NamedToken]]:

@@ -177,7 +177,7 @@ class Engine:
 
         return HttpDeliverer(
             self._setup.rules,
-            signing_key=self.broker.keys.current,
+            signing_key=self.broker.signing_key,
             max_response_bytes=self._setup.config.max_response_bytes,
             connections=self._setup.config.concurrency,
             clock=self._clock,

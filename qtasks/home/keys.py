@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qtasks.broker.keys import KeyRing
+from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError, StoreUnusable
 from qtasks.ids import Ids
 
@@ -21,6 +22,8 @@ NAMES = {
     "next": "QSTASH_NEXT_SIGNING_KEY",
     "secret": "QTASKS_SECRET",
 }
+ROTATED_AT = "# signing keys rotated at"
+"""A comment of the file, to shells that read it; a person would rather not roll twice in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Keys:
     current: str = field(repr=False)
     next: str = field(repr=False)
     secret: str = field(repr=False)
+    rotated_at: int | None = None
 
 
 def keys_path(database: Path) -> Path:
@@ -52,21 +56,27 @@ def load_or_make_keys(path: Path, ids: Ids) -> Keys:
             f"{path} lacks {', '.join(missing)}; restore it from a backup, or move it away to have new "
             "secrets made (tasks that wait are then refused)"
         )
-    return Keys(**{field: values[name] for field, name in NAMES.items()})
+    return Keys(**{field: values[name] for field, name in NAMES.items()}, rotated_at=_rotated_at(lines))
 
 
-def key_ring(keys: Keys, path: Path, ids: Ids) -> KeyRing:
+def _rotated_at(lines: list[str]) -> int | None:
+    noted = [each.removeprefix(ROTATED_AT).strip() for each in lines if each.startswith(ROTATED_AT)]
+    return int(noted[-1]) if noted and noted[-1].isdecimal() else None
+
+
+def key_ring(keys: Keys, path: Path, ids: Ids, clock: Clock) -> KeyRing:
     """Give the signing keys of a file, which a rotation writes back to it."""
 
     def save(current: str, following: str) -> None:
-        save_signing_keys(path, current, following, ids)
+        save_signing_keys(path, current, following, ids, clock.now())
 
-    return KeyRing(keys.current, keys.next, save)
+    return KeyRing(keys.current, keys.next, save, keys.rotated_at)
 
 
-def save_signing_keys(path: Path, current: str, following: str, ids: Ids) -> None:
+def save_signing_keys(path: Path, current: str, following: str, ids: Ids, now: int) -> None:
     """Put other signing keys into the file, durably; raises `StoreUnusable`."""
-    keys = replace(load_or_make_keys(path, ids), current=current, next=following)
+    stored = load_or_make_keys(path, ids)
+    keys = replace(stored, current=current, next=following, rotated_at=now)
     draft = path.with_name(f"{path.name}.{ids.boot_id()}")
     try:
         _write(draft, keys)
@@ -80,6 +90,8 @@ def save_signing_keys(path: Path, current: str, following: str, ids: Ids) -> Non
 
 def _write(path: Path, keys: Keys) -> None:
     lines = [f"{name}={getattr(keys, field)}" for field, name in NAMES.items()]
+    if keys.rotated_at is not None:
+        lines.append(f"{ROTATED_AT} {keys.rotated_at}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")

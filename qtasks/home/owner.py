@@ -31,7 +31,7 @@ def open_broker(path: Path, setup: EngineSetup, clock: Clock, *, is_staying: boo
         clock=clock,
         ids=setup.ids,
         rules=setup.rules,
-        keys=key_ring(keys, keys_file, setup.ids),
+        keys=key_ring(keys, keys_file, setup.ids, clock),
         room=room,
         app=setup.app,
         delivers_http=has_aiohttp(),

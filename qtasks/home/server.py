@@ -179,7 +179,7 @@ class Server:
             ids=self._ids,
             rules=self._rules,
             room=room,
-            keys=key_ring(keys, keys_file, self._ids)
+            keys=key_ring(keys, keys_file, self._ids, self._clock)
             if is_ours and keys_file
             else KeyRing(keys.current, keys.next),
         )
@@ -190,7 +190,7 @@ class Server:
         setup = self._setup
         http = HttpDeliverer(
             self._rules,
-            signing_key=broker.keys.current,
+            signing_key=broker.signing_key,
             max_response_bytes=setup.config.max_response_bytes,
             connections=setup.config.concurrency,
             apis=setup.config.apis,

@@ -133,6 +133,17 @@ class Caller:
         answers = await self._sender.asend([message])
         return answers[0].message_id
 
+    def again(
+        self, envelope: Envelope, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Outgoing:
+        """Make the message that runs a call once more, with these arguments and all of its retries.
+
+        Raises `ArgumentsError` or `EncodeError`.
+        """
+        encoded = target.signature.encode(args, kwargs)
+        call = replace(envelope, start_at=None)
+        return self._packer.anew(call, target, *encoded, spent=0, after_ms=0)
+
     def collection(self) -> Collection:
         """Make a block that gathers the calls of this app."""
         return Collection(self._sender, partial(self._tracing.enqueuing_many, None, None))

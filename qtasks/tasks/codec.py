@@ -71,6 +71,11 @@ class Signature:
         rest = () if outward.rest is None else (outward.rest[0],)
         return tuple(dict.fromkeys((*outward.names, *rest, *outward.named)))
 
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """Those of them that may be given by position, in order."""
+        return tuple(self._compiled().outward.names)
+
     def arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Give what `encode` returned by parameter, with the defaults filled in, as JSON values.
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from qtasks.cli import main
+from qtasks.cli.broker import broker
 from qtasks.settings import Settings
 from tests.docs.pages import anchors, blocks, links, rows, shell_commands, text
 from tests.support import ROOT
@@ -93,8 +95,14 @@ def test_every_command_exists(name: str) -> None:
 
 def check_usage(arguments: Sequence[str]) -> None:
     """Have click read a command line, without running it."""
-    name, *rest = arguments
-    main.commands[name].make_context(name, rest, resilient_parsing="--help" in rest)
+    command: click.Command | None = main
+    context: click.Context | None = None
+    rest = list(arguments)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        context = click.Context(command, info_name=command.name, parent=context)
+        command = command.get_command(context, rest.pop(0))
+    assert command is not None, arguments
+    command.make_context(command.name, rest, parent=context, resilient_parsing="--help" in rest)
 
 
 def test_no_page_names_a_package_that_is_not_ours() -> None:
@@ -118,9 +126,7 @@ def test_every_setting_is_in_the_docs_and_every_one_in_the_docs_exists() -> None
 
 
 def test_every_option_of_the_broker_is_in_the_docs_and_every_one_in_the_docs_exists() -> None:
-    options = {
-        each for option in main.commands["broker"].params for each in option.opts if each.startswith("--")
-    }
+    options = {each for option in broker.params for each in option.opts if each.startswith("--")}
     pages = (text("docs/brokers.md"), text(API))
 
     assert {each for page in pages for each in re.findall(r"`(--[a-z-]+)[ `]", page)} == options | {"--help"}

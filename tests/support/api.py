@@ -95,4 +95,4 @@ def owner_api(store: Path) -> BrokerApi | None:
 def read_keys(store: Path) -> dict[str, str]:
     """Give what stands in the file of secrets beside a database, by name."""
     lines = store.with_name(f"{store.name}.keys").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines)
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))

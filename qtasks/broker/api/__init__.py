@@ -79,6 +79,7 @@ ROUTES = (
     Route("POST", "/qtasks/v1/results/query", results.query, publishes=True, reads=True),
     Route("POST", "/qtasks/v1/results/{id}/progress", results.report, publishes=True),
     Route("POST", "/qtasks/v1/tasks/{id}/cancel", results.cancel, publishes=True),
+    Route("GET", "/qtasks/v1/keys", keys.status),
     Route("GET", "/qtasks/v1/tokens", keys.tokens, secret=True),
     Route("POST", "/qtasks/v1/tokens", keys.make_token),
     Route("DELETE", "/qtasks/v1/tokens/{name}", keys.revoke_token),

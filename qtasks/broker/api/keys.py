@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from qtasks.broker.api.bodies import read_object, text_member
 from qtasks.broker.api.routing import Call, json_response
+from qtasks.broker.keys import fingerprint
 from qtasks.broker.store.tokens import StoredToken
 from qtasks.broker.tokens import Scope
 from qtasks.errors import BadRequest
@@ -23,6 +24,20 @@ async def rotate(call: Call) -> Response:
     """Sign with the next key from now on, and make a new next one."""
     call.query()
     return _pair(await asyncio.to_thread(call.broker.rotate_keys))
+
+
+async def status(call: Call) -> Response:
+    """Say which keys there are, by fingerprints, when they were rotated and which of them has signed."""
+    call.query()
+    ring = call.broker.keys
+    current, following = map(fingerprint, ring.pair)
+    members: dict[str, object] = {"current": current, "next": following, "canRotate": ring.is_ours}
+    if ring.rotated_at is not None:
+        members["rotatedAt"] = ring.rotated_at
+    members["signed"] = [
+        {"key": each.fingerprint, "attempts": each.attempts, "lastAt": each.last_at} for each in ring.uses()
+    ]
+    return json_response(members)
 
 
 def _pair(pair: tuple[str, str]) -> Response:

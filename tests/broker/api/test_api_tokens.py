@@ -13,6 +13,7 @@ from qtasks.broker.api.limits import FREE_BYTES, Burst, Uploads
 from qtasks.broker.config import BrokerConfig, strict_config
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.store.records import Reply
+from qtasks.clock import ManualClock
 from qtasks.errors import BadRequest, BrokerUnavailable, StoreUnusable, TooManyRequests
 from qtasks.home.keys import key_ring, load_or_make_keys
 from qtasks.ids import Ids
@@ -164,11 +165,13 @@ def test_a_rotation_is_in_the_file_before_it_takes_effect(tmp_path: Path) -> Non
     path, ids = tmp_path / "q.db.keys", Ids.seeded(1)
     keys = load_or_make_keys(path, ids)
 
-    pair = key_ring(keys, path, ids).rotate(ids)
+    clock = ManualClock()
+    pair = key_ring(keys, path, ids, clock).rotate(ids, clock.now())
 
     stored = load_or_make_keys(path, ids)
     assert (stored.current, stored.next) == pair
     assert (stored.current, stored.token, stored.secret) == (keys.next, keys.token, keys.secret)
+    assert (keys.rotated_at, stored.rotated_at) == (None, clock.now())
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in tmp_path.iterdir()] == ["q.db.keys"]
 
@@ -179,14 +182,14 @@ def test_a_rotation_that_cannot_be_saved_changes_nothing(tmp_path: Path) -> None
 
     ring = KeyRing("sig_a", "sig_b", save)
     with pytest.raises(StoreUnusable):
-        ring.rotate(Ids.seeded(1))
+        ring.rotate(Ids.seeded(1), 0)
 
     assert ring.pair == ("sig_a", "sig_b")
 
 
 def test_keys_of_the_environment_are_rotated_there() -> None:
     with pytest.raises(BadRequest, match="the signing keys are set by QTASKS_CURRENT_SIGNING_KEY"):
-        KeyRing("sig_a", "sig_b").rotate(Ids.seeded(1))
+        KeyRing("sig_a", "sig_b").rotate(Ids.seeded(1), 0)
 
 
 # --- bursts ---------------------------------------------------------------------------------------

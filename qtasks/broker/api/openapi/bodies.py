@@ -78,6 +78,16 @@ ANSWERS: dict[str, Json] = {
     "EventPage": members({"events": list_of(ref("LogEntry")), "cursor": CURSOR}, "cursor"),
     "GlobalParallelism": members({"parallelismMax": COUNT, "parallelismCount": COUNT}),
     "SigningKeys": members({"current": TEXT, "next": TEXT}),
+    "KeyStatus": members(
+        {
+            "current": TEXT,
+            "next": TEXT,
+            "canRotate": {"type": "boolean"},
+            "rotatedAt": INSTANT,
+            "signed": list_of(members({"key": TEXT, "attempts": {"type": "integer"}, "lastAt": INSTANT})),
+        },
+        "rotatedAt",
+    ),
     "Token": members({"name": TEXT, "scope": {"type": "string", "enum": list(Scope)}, "createdAt": INSTANT}),
     "NewToken": members(
         {

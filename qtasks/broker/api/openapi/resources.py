@@ -353,6 +353,14 @@ OURS = (
     ),
     Operation(
         method="GET",
+        route="/qtasks/v1/keys",
+        id="keyStatus",
+        tag="Signing keys",
+        summary="Say by fingerprints which keys there are, when they were rotated, and which has signed",
+        answers={200: ref("KeyStatus")},
+    ),
+    Operation(
+        method="GET",
         route="/qtasks/v1/tokens",
         id="listTokens",
         tag="Tokens",
