@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from qtasks.cli import main
 
-main()
+main(prog_name="qtasks")

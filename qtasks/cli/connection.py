@@ -106,7 +106,7 @@ class Connection:
             )
         socket = owner_socket(path)
         if socket is None:
-            return _Visit(path)
+            return _Visit(path, settings)
         token = load_or_make_keys(keys_path(path), Ids()).token
         return Client("", token, socket=socket, timeout=self._timeout_s)
 
@@ -114,12 +114,12 @@ class Connection:
 class _Visit:
     """A broker whose app does not run: opened here, for as long as the command takes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         from qtasks.home.visiting import visiting
 
         self._stack = ExitStack()
         try:
-            app, token = self._stack.enter_context(visiting(path))
+            app, token = self._stack.enter_context(visiting(path, settings))
             self._runner = self._stack.enter_context(asyncio.Runner())
             self._client: AsyncClient = in_process(app, token)
         except BaseException:

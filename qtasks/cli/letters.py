@@ -68,7 +68,8 @@ def message_of(letter: DeadLetter) -> str:
     document = _document(letter)
     if document is not None:
         return str(document.get("message") or "").partition("\n")[0]
-    return letter.error or letter.response_body.decode(errors="replace").strip().partition("\n")[0]
+    answer = letter.response_body.decode(errors="replace").strip().partition("\n")[0]
+    return answer or letter.error or ""
 
 
 def trace_of(letter: DeadLetter) -> str | None:

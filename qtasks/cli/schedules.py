@@ -12,7 +12,8 @@ from qtasks.cli.send import message_options
 from qtasks.cli.tables import Column, age, facts, instant, span
 from qtasks.client import calls
 from qtasks.errors import InvalidValue, NotFound
-from qtasks.protocol.cron import parse_cron
+from qtasks.protocol.durations import format_duration
+from qtasks.protocol.every import parse_timing
 from qtasks.protocol.resources import ScheduleView
 from qtasks.protocol.shapes import Outgoing
 
@@ -62,7 +63,8 @@ def show(session: Session, *, schedule_id: str) -> None:
 
 @schedules.command("add")
 @click.argument("destination")
-@click.option("--cron", required=True, help='When: "0 3 * * *", or "CRON_TZ=Europe/Berlin 0 3 * * *".')
+@click.option("--cron", help='When: "0 3 * * *", or "CRON_TZ=Europe/Berlin 0 3 * * *".')
+@click.option("--every", type=SPAN, help="How often instead: 30s, 5m, 2h, 1d.")
 @click.option("--id", "schedule_id", help="Its id; a schedule of that id is replaced.")
 @click.option("--queue", help="Put its messages into this queue.")
 @click.option("--data", "-d", type=CONTENT, default=b"", help="The body: text, @file, or @- for stdin.")
@@ -77,7 +79,8 @@ def add(
     /,
     *,
     destination: str,
-    cron: str,
+    cron: str | None,
+    every: int | None,
     schedule_id: str | None,
     queue: str | None,
     data: bytes,
@@ -86,9 +89,12 @@ def add(
     timeout: int | None,
     **settings: object,
 ) -> None:
-    """Send a message to DESTINATION at the times of a cron expression. Prints the schedule's id."""
+    """Send a message to DESTINATION again and again: by --cron or --every. Prints the schedule's id."""
+    if (cron is None) == (every is None):
+        raise click.UsageError('say when: --cron "0 3 * * *", or --every 30s')
     written = [
         ("Upstash-Cron", cron),
+        ("Qtasks-Every", None if every is None else format_duration(every)),
         ("Upstash-Schedule-Id", schedule_id),
         ("Upstash-Queue-Name", queue),
     ]
@@ -139,20 +145,20 @@ def _missing(call: calls.Call[ScheduleView]) -> calls.Call[None]:
 @click.option("-n", "--count", default=5, type=click.IntRange(1, 1000), show_default=True)
 @with_broker
 def next_(session: Session, *, schedule: str, count: int) -> None:
-    """Say when a schedule fires next: by its id, or by a cron expression such as "0 9 * * mon"."""
+    """Say when a schedule fires next: by its id, or by an expression: "0 9 * * mon" or "@every 30s"."""
     now = session.now()
     try:
-        cron = parse_cron(schedule)
+        timing = parse_timing(schedule)
     except InvalidValue as error:
         if " " in schedule.strip():
             raise
         try:
-            cron = parse_cron(session.ask(calls.schedule(schedule)).cron)
+            timing = parse_timing(session.ask(calls.schedule(schedule)).cron)
         except NotFound:
             raise NotFound(f"{schedule} is no schedule, and as a cron expression: {error}") from None
     fires = [now]
     while len(fires) <= count:
-        fires.append(cron.next_after(fires[-1]))
+        fires.append(timing.next_after(fires[-1]))
     session.out.rows(
         fires[1:],
         (

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -154,7 +154,8 @@ class Server:
         path = keys_path(self._path)
         stored = load_or_make_keys(path, self._ids)
         current, following = settings.signing_keys or (stored.current, stored.next)
-        return Keys(settings.token or stored.token, current, following, stored.secret), path
+        token = settings.token or stored.token
+        return replace(stored, token=token, current=current, next=following), path
 
     def _open(self) -> tuple[Database, Room | None]:
         setup = self._setup

@@ -24,13 +24,6 @@ from tests.support.waiting import eventually
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(autouse=True)
-def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("QTASKS_", "QSTASH_")):
-            monkeypatch.delenv(name)
-
-
 def run(*arguments: str) -> tuple[int, str, str]:
     """Run a command that ends by itself; give its exit code and what it printed."""
     result = CliRunner().invoke(main, list(arguments))

@@ -1,0 +1,162 @@
+"""The command line in real processes: its speed, its pipes, its colours and its completion."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from qtasks.cli import COMMANDS, main
+from tests.support import ROOT
+from tests.support.cli import Shell, run
+from tests.support.homes import embedded
+from tests.support.processes import clean_environment, free_port
+
+
+def start(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "qtasks", *arguments],
+        cwd=ROOT,
+        env={**clean_environment(), **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_imports_no_group_of_commands_and_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom qtasks.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    loaded = set(ran.stderr.split())
+    assert not {"httpx", "starlette", "asyncio", "orjson", "sqlite3"} & loaded
+    assert {each for each in loaded if each.startswith("qtasks.cli.")} == {"qtasks.cli.lazy"}
+
+
+def test_every_command_in_the_table_exists_and_has_help() -> None:
+    context = click.Context(main)
+
+    for name, (_, about) in COMMANDS.items():
+        command = main.get_command(context, name)
+        assert command is not None, name
+        assert command.name == name
+        assert about.endswith(".")
+        assert command.get_short_help_str()
+
+
+def all_commands() -> list[tuple[str, ...]]:
+    """List the paths of all commands, groups among them."""
+    context = click.Context(main)
+    found: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        found.append((name,))
+        if isinstance(command, click.Group):
+            found.extend((name, verb) for verb in command.commands)
+    return found
+
+
+@pytest.mark.parametrize("path", all_commands(), ids=" ".join)
+def test_each_command_explains_itself(path: tuple[str, ...]) -> None:
+    shown = run(*path, "--help")
+
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith("Usage: ")
+
+
+def test_a_mistyped_command_is_a_mistake() -> None:
+    failed = start("queues", "lst")
+
+    assert failed.returncode == 2
+    assert "No such command 'lst'" in failed.stderr
+
+
+def test_a_process_exits_with_the_code_of_its_failure() -> None:
+    failed = start("queues", "ls", "--broker", f"http://127.0.0.1:{free_port()}", QTASKS_TOKEN="t")
+
+    assert (failed.returncode, failed.stdout) == (5, "")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_a_shell(shell: str) -> None:
+    printed = run("completion", shell)
+
+    assert printed.code == 0
+    assert "_QTASKS_COMPLETE" in printed.out
+
+
+async def test_names_are_completed_live(shell: Shell) -> None:
+    for name in ("mail", "main", "other"):
+        await shell("queues", "set", name)
+
+    found = await shell(
+        *(), _QTASKS_COMPLETE="bash_complete", COMP_WORDS="qtasks queues pause ma", COMP_CWORD="3"
+    )
+
+    assert found.out.splitlines() == ["plain,mail", "plain,main"]
+
+
+def test_a_completion_without_a_broker_offers_nothing_and_says_nothing() -> None:
+    found = start(
+        _QTASKS_COMPLETE="bash_complete",
+        COMP_WORDS="qtasks queues pause ma",
+        COMP_CWORD="3",
+        QTASKS_BROKER=f"http://127.0.0.1:{free_port()}",
+        QTASKS_TOKEN="t",
+    )
+
+    assert (found.stdout.strip(), found.stderr) == ("", "")
+
+
+@pytest.mark.process
+async def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
+    store = tmp_path / "q.db"
+    async with embedded(store).lifespan():
+        await asyncio.to_thread(start, "queues", "set", "mail", QTASKS_BROKER=f"sqlite:///{store}")
+
+        async def listed(**env: str) -> str:
+            return await asyncio.to_thread(on_terminal, ["queues", "ls"], store, env)
+
+        piped = await asyncio.to_thread(start, "queues", "ls", QTASKS_BROKER=f"sqlite:///{store}")
+        coloured, plain = await listed(), await listed(NO_COLOR="1")
+
+    assert "\x1b[" not in piped.stdout
+    assert "\x1b[1mNAME" in coloured
+    assert "\x1b[32mactive" in coloured
+    assert "\x1b[" not in plain
+    assert "mail" in plain
+
+
+def on_terminal(arguments: list[str], store: Path, env: dict[str, str]) -> str:
+    """Run a command on a pseudo-terminal; give what it has printed there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qtasks", *arguments],
+        cwd=ROOT,
+        env={**clean_environment(), "QTASKS_BROKER": f"sqlite:///{store}", "TERM": "xterm", **env},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    printed = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            printed += chunk
+    except OSError:
+        pass  # the other end is closed: it has ended
+    process.wait(20)
+    os.close(ours)
+    return printed.decode()
