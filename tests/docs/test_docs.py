@@ -33,7 +33,7 @@ RUN_WHOLE = [
 API = "docs/http-api.md"
 ENVIRONMENT = re.compile(r"\b(?:QTASKS|QSTASH)_[A-Z]+(?:_[A-Z]+)*\b")
 # Written for people and other clients, by the broker or by the reader; read by nothing of ours.
-NOT_SETTINGS = {"QSTASH_URL", "QSTASH_DEV"}
+NOT_SETTINGS = {"QSTASH_URL", "QSTASH_DEV", "QTASKS_APP"}  # the last one is for commands
 COMMANDS = {"cd", "curl", "export", "python", "set", ".", "qtasks", "uvicorn"}
 MADE = {".venv/bin/qtasks", "../../.venv/bin/uvicorn", "../../.venv/bin/python"}
 
