@@ -1,17 +1,17 @@
 """Finds the broker that a command is about, wherever it lives, and asks it.
 
-An embedded one is asked over its owner's socket; without an owner the file is opened for a moment.
+An embedded one is asked over its owner's socket; without an owner the file is opened for a moment, and so
+is a database that processes share.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qtasks.client.call import Call, Page, following
 from qtasks.client.clients import AsyncClient, Client, in_process
@@ -78,10 +78,10 @@ class Connection:
         if settings.home is HomeKind.SQLITE:
             return self._open_file(settings)
         if settings.home is HomeKind.POSTGRES:
-            raise ConfigurationError(
-                "a command asks a broker on PostgreSQL over HTTP: run `qtasks broker` on the database, and "
-                "give its address with --broker or QTASKS_BROKER"
-            )
+            from qtasks.home.visiting import visiting_postgres
+
+            self.name = "the broker on PostgreSQL"
+            return _Visit(visiting_postgres(settings))
         self.name = f"the broker at {settings.address}"
         if settings.token is None:
             raise ConfigurationError(f"{self.name} wants a token; set QTASKS_TOKEN to it")
@@ -106,20 +106,20 @@ class Connection:
             )
         socket = owner_socket(path)
         if socket is None:
-            return _Visit(path, settings)
+            from qtasks.home.visiting import visiting_file
+
+            return _Visit(visiting_file(path, settings))
         token = load_or_make_keys(keys_path(path), Ids()).token
         return Client("", token, socket=socket, timeout=self._timeout_s)
 
 
 class _Visit:
-    """A broker whose app does not run: opened here, for as long as the command takes."""
+    """A broker whose store is opened here, for as long as the command takes."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
-        from qtasks.home.visiting import visiting
-
+    def __init__(self, visit: AbstractContextManager[tuple[Any, str]]) -> None:
         self._stack = ExitStack()
         try:
-            app, token = self._stack.enter_context(visiting(path, settings))
+            app, token = self._stack.enter_context(visit)
             self._runner = self._stack.enter_context(asyncio.Runner())
             self._client: AsyncClient = in_process(app, token)
         except BaseException:

@@ -28,6 +28,8 @@ class Filter:
     schedules: tuple[str, ...] = ()
     flow_keys: tuple[str, ...] = ()
     caller_ips: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; of what is called off only, and our own."""
     states: tuple[str, ...] = ()
     """Of log entries only."""
     statuses: tuple[int, ...] = ()
@@ -81,6 +83,7 @@ NAMES = {
     "schedules": "scheduleId",
     "flow_keys": "flowControlKey",
     "caller_ips": "callerIp",
+    "tasks": "task",
     "states": "state",
     "statuses": "responseStatus",
     "since": "fromDate",

@@ -149,14 +149,13 @@ class SharedHome:
 
     def _open(self) -> Broker:
         settings = self._settings
-        current, following = settings.signing_keys or _derived(settings.secrets[0])
         return Broker(
             open_postgres(settings.broker),
             self._setup.config,
             clock=self._clock,
             ids=self._setup.ids,
             rules=self._setup.rules,
-            keys=KeyRing(current, following),
+            keys=shared_keys(settings),
             app=self._setup.app,
             delivers_http=has_aiohttp(),
         )
@@ -180,6 +179,12 @@ def check_shared(settings: Settings) -> None:
         )
     if settings.listen is not None and settings.token is None:
         raise ConfigurationError("QTASKS_LISTEN serves the API, which needs a token: set QTASKS_TOKEN")
+
+
+def shared_keys(settings: Settings) -> KeyRing:
+    """Give the signing keys that all processes have which share a database and are set up alike."""
+    current, following = settings.signing_keys or _derived(settings.secrets[0])
+    return KeyRing(current, following)
 
 
 def _derived(secret: str) -> tuple[str, ...]:

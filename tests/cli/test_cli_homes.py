@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from qtasks import QTasks, Settings
 from qtasks.cli import exits
 from qtasks.home.keys import keys_path
 from qtasks.home.ownership import Ownership
 from tests.support.cli import Shell
-from tests.support.homes import embedded, running_server, server_setup, until
+from tests.support.homes import SECRET, embedded, running_server, server_setup, until
+from tests.support.postgres import require_postgres
 from tests.support.wire import WireServer, response
 
 
@@ -104,12 +106,33 @@ async def test_a_file_that_is_no_database_of_ours_is_said(tmp_path: Path) -> Non
     assert "q.db" in failed.err
 
 
-async def test_postgresql_is_asked_through_a_broker_on_it() -> None:
-    failed = await Shell({})("queues", "ls", "--broker", "postgresql://u:secret@h/db")
+async def test_a_shared_database_is_opened_for_the_command_while_its_apps_run() -> None:
+    url = require_postgres().new_store()
+    tasks = QTasks(settings=Settings(broker=url, secrets=(SECRET,)))
+
+    @tasks.task(name="shop.keep")
+    def keep(number: int) -> int:
+        return number
+
+    shell = Shell({"QTASKS_BROKER": url, "QTASKS_SECRET": SECRET})
+    async with tasks.lifespan():
+        assert await (await keep.adelay(7)).aget(timeout=10) == 7
+        listed = await shell("queues", "ls", "--jsonl")
+        await shell("queues", "pause", "default")
+        held = await keep.adelay(8)
+        assert (await shell("queues", "ls", "--lagging", "--jsonl")).lines[0]["paused"]
+        await shell("queues", "resume", "default")
+        assert await held.aget(timeout=10) == 8
+
+    assert [each["name"] for each in listed.lines] == ["default"]
+
+
+async def test_what_a_shared_database_needs_is_said_and_its_password_is_not() -> None:
+    failed = await Shell({})("queues", "ls", "--broker", "postgresql://u:hidden@127.0.0.1:1/db")
 
     assert failed.code == exits.USAGE
-    assert "asks a broker on PostgreSQL over HTTP" in failed.err
-    assert "secret" not in failed.err
+    assert "QTASKS_SECRET" in failed.err
+    assert "hidden" not in failed.err
 
 
 @pytest.fixture
