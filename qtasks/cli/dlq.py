@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from qtasks.cli import exits
 from qtasks.cli.bulk import Rehearsal, one_by_one, step_by_step, yes_option
 from qtasks.cli.command import Session, with_broker
 from qtasks.cli.filtering import filtered
@@ -21,7 +22,8 @@ from qtasks.client.filters import Filter
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import DeadLetter
 
-HIDDEN = ("response_header",)
+DELIVERY_S = 60.0
+"""How long an app on this machine may take."""
 
 
 def columns(now: int) -> tuple[Column[DeadLetter], ...]:
@@ -115,12 +117,14 @@ def show(session: Session, *, dlq_id: str) -> None:
 @click.option("--retries", type=click.IntRange(0), help="How often it is tried again, instead of before.")
 @click.option("--edit", "changes", multiple=True, type=PAIR, help="Another argument for the task; one id.")
 @click.option("--app", "app_name", metavar="MODULE:NAME", help="Your app, for --edit.  [default: QTASKS_APP]")
+@click.option("--to", metavar="URL", help="Deliver it to an app on this machine instead; one id.")
 @yes_option
 @with_broker
 def replay(
     session: Session,
     /,
     *,
+    to: str | None,
     rate: float | None,
     retries: int | None,
     changes: tuple[tuple[str, str], ...],
@@ -130,11 +134,14 @@ def replay(
 ) -> None:
     """Run dead letters again, by their ids or by a filter. By a filter, a dry run without --yes.
 
-    The dead letter becomes a new message; a task keeps its id, and sees `context.is_replay`.
+    The dead letter becomes a new message; a task keeps its id, and sees `context.is_replay`. With --to it
+    stays, and is delivered to an app on this machine, signed with the keys of this environment.
     """
     options = Options(retries=retries)
     ids, wanted = _choice(**choice)
-    if changes:
+    if to is not None:
+        _deliver_here(session, ids, to, is_plain=not changes and retries is None)
+    elif changes:
         _replay_edited(session, ids, dict(changes), app_name, retries)
     elif ids:
         one_by_one(session, ids, lambda each: calls.replay(each, options), "replayed")
@@ -197,3 +204,28 @@ def _replay_edited(
     session.ask(calls.delete_dead_letter(letter.dlq_id))
     names = ", ".join(changes)
     session.out.done(f"replayed {ids[0]} as {answer.message_id}, with another {names}", answer.to_json())
+
+
+def _deliver_here(session: Session, ids: tuple[str, ...], to: str, *, is_plain: bool) -> None:
+    if len(ids) != 1 or not is_plain:
+        raise click.UsageError(
+            "--to is about one dead letter as it is; give its id, and no --edit or --retries"
+        )
+    from qtasks.client.attempts import send_attempt
+    from qtasks.home.redelivering import attempt_of
+    from qtasks.ids import Ids
+
+    settings = session.broker.settings()
+    letter = session.ask(calls.dead_letter(ids[0]))
+    made = attempt_of(letter, to, settings, session.clock, Ids())
+    if not settings.signing_keys:
+        session.out.say("not signed: QTASKS_CURRENT_SIGNING_KEY and QTASKS_NEXT_SIGNING_KEY are not set here")
+    answer = send_attempt(made.method, made.url, made.headers, made.body, timeout=DELIVERY_S)
+    if session.out.is_for_people:
+        session.out.say(f"{made.url} answered {answer.status}")
+        click.echo(body_text(answer.body))
+    else:
+        members = {"url": made.url, "status": answer.status, "body": answer.body.decode(errors="replace")}
+        session.out.json(members)
+    if not 200 <= answer.status < 300:
+        raise click.exceptions.Exit(exits.FAILED)

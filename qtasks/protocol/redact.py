@@ -14,6 +14,7 @@ from qtasks.errors import InvalidValue
 from qtasks.protocol.text import quoted
 
 _ITEM = re.compile(r"headers?(?:[ \t]*\[[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*\])?", re.IGNORECASE)
+_MARKER = re.compile("REDACTED:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ def render_redaction(redaction: Redaction) -> str:
         items.append("header")
     items.extend(f"header[{name}]" for name in sorted(redaction.headers))
     return ",".join(items)
+
+
+def is_marker(text: str) -> bool:
+    """Say whether a text stands for something that is hidden."""
+    return _MARKER.fullmatch(text) is not None
 
 
 def redact_body(body: bytes) -> str:
