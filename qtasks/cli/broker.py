@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qtasks.cli.exits import FAILED, USAGE
 from qtasks.cli.logs import log_to_stderr
 from qtasks.errors import ConfigurationError, InvalidValue, QTasksError
 from qtasks.protocol.durations import parse_duration_ms
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from qtasks.broker.config import BrokerConfig
     from qtasks.home.server import Server
     from qtasks.settings import Settings
-
-FAILED = 1
-USAGE = 2
 
 
 @click.command(context_settings={"show_default": True})

@@ -11,7 +11,7 @@ import click
 
 from qtasks.cli.command import Session, with_broker
 from qtasks.cli.filtering import filtered
-from qtasks.cli.messages import STATES, TONES
+from qtasks.cli.messages import STATES, TONES, trim_bytes, what_of
 from qtasks.cli.output import Form
 from qtasks.cli.tables import Column, facts, instant, record, table
 from qtasks.client import calls
@@ -33,7 +33,7 @@ def columns() -> tuple[Column[LogEntry], ...]:
         Column("QUEUE", lambda each: each.queue_name),
         Column("STATUS", lambda each: each.response_status, is_number=True),
         Column("ERROR", lambda each: each.error),
-        Column("URL", lambda each: each.url),
+        Column("WHAT", what_of),
     )
 
 
@@ -54,7 +54,7 @@ def ls(session: Session, *, wanted: Filter, states: tuple[str, ...], limit: int,
     if follow:
         _follow(session, wanted, limit)
         return
-    found = session.each(calls.log(wanted, count=min(limit + 1, 1000), trim_bytes=-1))
+    found = session.each(calls.log(wanted, count=min(limit + 1, 1000), trim_bytes=trim_bytes(session)))
     shown = session.out.rows(islice(found, limit), columns(), LogEntry.to_json, empty="nothing in the log")
     if shown == limit and session.out.is_for_people and next(found, None) is not None:
         session.out.say(f"there is more: --limit {limit * 10}, or --since 1h")
@@ -95,7 +95,7 @@ def _batches(session: Session, wanted: Filter, limit: int) -> Iterator[list[LogE
     since = wanted.since
     with asyncio.Runner() as runner:
         while True:
-            calls_ = calls.log(replace(wanted, since=since), trim_bytes=-1)
+            calls_ = calls.log(replace(wanted, since=since), trim_bytes=trim_bytes(session))
             found = list(session.each(calls_, None if seen else limit))[::-1]
             fresh = [each for each in found if _key(each) not in seen]
             if fresh:

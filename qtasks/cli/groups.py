@@ -11,6 +11,7 @@ from qtasks.cli.kinds import HEADER
 from qtasks.cli.output import counted
 from qtasks.cli.tables import Column, age, clean, instant
 from qtasks.client import calls
+from qtasks.errors import NotFound
 from qtasks.protocol.resources import Endpoint, UrlGroup
 
 complete_names = live(calls.url_groups, lambda each: each.name)
@@ -98,9 +99,15 @@ def rm(session: Session, *, names: tuple[str, ...], endpoints: tuple[str, ...]) 
         members = {"name": names[0], "removed": list(endpoints)}
         session.out.done(f"removed {counted(len(endpoints), 'endpoint')} of {names[0]}", members)
         return
-    for each in names:
-        session.ask(calls.url_group(each))  # the API takes one that is not there for deleted
-    one_by_one(session, names, calls.delete_url_group, "removed")
+    known = {each.name for each in session.ask(calls.url_groups())}
+
+    def remove(name: str) -> calls.Call[None]:
+        # The API takes one that is not there for deleted; a person who mistyped it wants to know.
+        if name not in known:
+            raise NotFound(f"URL group {name} not found")
+        return calls.delete_url_group(name)
+
+    one_by_one(session, names, remove, "removed")
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -5,6 +5,7 @@ The API has no listing of messages, so they are found in the log: the newest ent
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -23,6 +24,8 @@ from qtasks.protocol.shapes import LogEntry, State
 ENDED = (State.DELIVERED, State.FAILED, State.CANCELED)
 TONES = {State.DELIVERED: "green", State.FAILED: "red", State.ERROR: "red", State.RETRY: "yellow"}
 STATES = tuple(each.value.lower() for each in State if each is not State.IN_PROGRESS)
+BEGINNING = 256
+_ENVELOPE = re.compile(rb'\{"v":[0-9]+,"task":"([^"\\]+)"')
 MOST_SEEN = 10_000
 """Messages that a dry run looks at."""
 
@@ -35,8 +38,22 @@ def columns(now: int) -> tuple[Column[LogEntry], ...]:
         Column("QUEUE", lambda each: each.queue_name),
         Column("SINCE", lambda each: age(each.time, now), is_number=True),
         Column("NEXT", lambda each: age(each.next_delivery_time, now), is_number=True),
-        Column("URL", lambda each: each.url),
+        Column("WHAT", what_of),
     )
+
+
+def what_of(entry: LogEntry) -> str:
+    """Give the name of the task that a message calls, else its destination.
+
+    The beginning of the body is enough: that is how an envelope begins.
+    """
+    found = _ENVELOPE.match(entry.body)
+    return found[1].decode(errors="replace") if found else entry.url
+
+
+def trim_bytes(session: Session) -> int:
+    """Say how much of bodies a listing needs: for people their beginnings, for programs nothing."""
+    return BEGINNING if session.out.is_for_people else -1
 
 
 def newest(entries: Iterable[LogEntry]) -> Iterator[LogEntry]:
@@ -72,7 +89,7 @@ def ls(session: Session, *, wanted: Filter, states: tuple[str, ...], pending: bo
 def _messages(
     session: Session, wanted: Filter, states: tuple[str, ...] = (), pending: bool = False
 ) -> Iterator[LogEntry]:
-    entries = session.each(calls.log(wanted, trim_bytes=-1))
+    entries = session.each(calls.log(wanted, trim_bytes=trim_bytes(session)))
     for each in newest(entries):
         is_wanted = not states or each.state.value.lower() in states
         if is_wanted and not (pending and each.state in ENDED):

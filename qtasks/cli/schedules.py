@@ -131,13 +131,11 @@ def rm(session: Session, *, ids: tuple[str, ...]) -> None:
 
     def remove(name: str) -> calls.Call[None]:
         # The API takes one that is not there for deleted; a person who mistyped it wants to know.
-        return calls.delete_schedule(name) if name in known else _missing(calls.schedule(name))
+        if name not in known:
+            raise NotFound(f"schedule {name} not found")
+        return calls.delete_schedule(name)
 
     one_by_one(session, ids, remove, "removed")
-
-
-def _missing(call: calls.Call[ScheduleView]) -> calls.Call[None]:
-    return calls.Call(call.method, call.target, lambda body: None)
 
 
 @schedules.command("next")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import click
 
@@ -46,7 +47,7 @@ def send(
     delay: int | None,
     callback: str | None,
     failure_callback: str | None,
-    **settings: object,
+    **settings: Any,
 ) -> None:
     """Send a message to DESTINATION: a URL, a URL group, or an API name such as api/llm.
 
@@ -77,7 +78,7 @@ def message_options(
     body: bytes,
     headers: tuple[tuple[str, str], ...],
     written: list[tuple[str, str | None]],
-    **settings: object,
+    **settings: Any,
 ) -> Options:
     """Make the options of a message; `written` are settings as headers, None where they are not given.
 
@@ -86,8 +87,11 @@ def message_options(
     given = {name: value for name, value in settings.items() if value is not None}
     plain = [(f"Upstash-Forward-{name}", value) for name, value in headers]
     types = [value for name, value in headers if name.lower() == "content-type"]
-    options: Options = replace(Options(), **given)  # type: ignore[arg-type]  # checked by the next line
-    pairs = [*render_options(options), *plain, *((name, value) for name, value in written if value)]
+    pairs = [
+        *render_options(replace(Options(), **given)),
+        *plain,
+        *((name, value) for name, value in written if value),
+    ]
     read = parse_options(pairs)
     if types or not _is_json(body):
         return read

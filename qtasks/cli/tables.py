@@ -10,7 +10,10 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -110,13 +113,13 @@ def _line(
     return GAP.join(parts).rstrip()
 
 
-def facts(value: object, names: Sequence[str] = ()) -> list[tuple[str, str]]:
+def facts(value: DataclassInstance, names: Sequence[str] = ()) -> list[tuple[str, str]]:
     """List what a view says, as labels and texts; what is empty is left out.
 
     Units go by the names of fields. With `names`, just these fields.
     """
     found: list[tuple[str, str]] = []
-    for each in fields(value):  # type: ignore[arg-type]  # any dataclass
+    for each in fields(value):
         content = getattr(value, each.name)
         if (names and each.name not in names) or content is None or content in ((), {}, b"", ""):
             continue

@@ -14,6 +14,7 @@ from qtasks.cli.output import Output
 from qtasks.cli.tables import Column, body_text, clean, facts, span
 from qtasks.client import calls
 from qtasks.client.call import Call
+from qtasks.errors import NotFound
 from qtasks.protocol.results import ResultView
 
 if TYPE_CHECKING:
@@ -119,12 +120,9 @@ def forget(session: Session, *, task_ids: tuple[str, ...]) -> None:
 
 def _checked(call: Call[bool], task_id: str) -> Call[None]:
     """Take a call that says whether there was anything for one that fails if there was not."""
-    from dataclasses import replace
-
-    from qtasks.errors import NotFound
 
     def read(body: bytes) -> None:
         if not call.read(body):
             raise NotFound(f"nothing to do for {task_id}; where it is: qtasks tasks show {task_id}")
 
-    return replace(call, read=read)  # type: ignore[return-value,arg-type]
+    return Call(call.method, call.target, read, call.headers, call.body)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 
 from qtasks.cli import COMMANDS, main
+from qtasks.client import AsyncClient, calls
+from qtasks.protocol.headers import Options, QueueSpec
+from qtasks.protocol.shapes import Outgoing
 from tests.support import ROOT
 from tests.support.cli import Shell, run
-from tests.support.homes import embedded
-from tests.support.processes import clean_environment, free_port
+from tests.support.homes import TOKEN, embedded, until_found
+from tests.support.processes import Processes, clean_environment, free_port
+from tests.support.wire import WireServer
 
 
 def start(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -160,3 +166,84 @@ def on_terminal(arguments: list[str], store: Path, env: dict[str, str]) -> str:
     process.wait(20)
     os.close(ours)
     return printed.decode()
+
+
+@pytest.mark.process
+async def test_following_the_log_goes_on_with_what_comes(
+    shell: Shell, hook: WireServer, tmp_path: Path
+) -> None:
+    await shell("send", hook.url, "--label", "before")
+    await hook.reached(1)
+    with Processes(tmp_path) as processes:
+        following = processes.python("-m", "qtasks", "logs", "ls", "-f", "--jsonl", env=shell.env)
+        await asyncio.to_thread(following.expect, '"state":"DELIVERED"')
+        await shell("send", hook.url, "--label", "after")
+        await asyncio.to_thread(following.expect, '"state":"DELIVERED"', count=2)
+
+    states = [json.loads(each)["state"] for each in following.output.splitlines()]
+    assert states == ["CREATED", "ACTIVE", "DELIVERED"] * 2
+
+
+@pytest.mark.process
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    ran = subprocess.run(
+        f"{sys.executable} -m qtasks --help | head -c 1",
+        shell=True,
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (ran.stdout, ran.stderr) == ("U", "")
+
+
+@pytest.mark.full
+def test_help_comes_within_150_ms_above_a_bare_start() -> None:
+    def fastest(*arguments: str) -> float:
+        def once() -> float:
+            begun = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=clean_environment(),
+                capture_output=True,
+                check=True,
+            )
+            return time.perf_counter() - begun
+
+        return min(once() for _ in range(7))
+
+    assert fastest("-m", "qtasks", "--help") - fastest("-c", "pass") <= 0.150
+
+
+@pytest.mark.full
+async def test_ten_thousand_queues_are_listed_within_a_second(shell: Shell) -> None:
+    async with AsyncClient(shell.env["QTASKS_BROKER"], TOKEN) as client:
+        for number in range(10_000):
+            await client.send(calls.set_queue(f"queue-{number}"))
+
+    begun = time.perf_counter()
+    listed = await asyncio.to_thread(start, "queues", "ls", **shell.env)
+
+    assert time.perf_counter() - begun <= 1
+    assert len(listed.stdout.splitlines()) == 10_001
+
+
+@pytest.mark.full
+async def test_ten_thousand_dead_letters_are_replayed_within_twenty_seconds(shell: Shell) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    options = Options(retries=0, queue=QueueSpec(parallelism=64, ordered=False))
+    async with AsyncClient(shell.env["QTASKS_BROKER"], TOKEN, timeout=60) as client:
+        for _ in range(10):
+            await client.send(calls.batch([Outgoing(nobody, b"{}", options, queue="bad")] * 1000))
+        await until_found(lambda: client.send(calls.queue("bad")), lambda queue: queue.lag == 0)
+        await client.send(calls.pause_queue("bad"))
+
+    begun = time.perf_counter()
+    replayed = await asyncio.to_thread(start, "dlq", "replay", "--queue", "bad", "--yes", **shell.env)
+
+    assert replayed.stderr == "replayed 10,000 dead letters\n"
+    assert time.perf_counter() - begun <= 20

@@ -54,13 +54,19 @@ def test_messages_show_when_they_are_tried_again() -> None:
             queue_name="mail",
             next_delivery_time=NOW + 90_000,
         ),
-        LogEntry(time=NOW, message_id="msg_2", state=State.DELIVERED, url="https://a.example"),
+        LogEntry(
+            time=NOW,
+            message_id="msg_2",
+            state=State.DELIVERED,
+            url="http://app.internal/",
+            body=b'{"v":1,"task":"shop.welcome","id":"tsk_1","args":[',
+        ),
     ]
 
     assert table(found, messages.columns(NOW)) == lines(
-        "MESSAGE  STATE      QUEUE  SINCE   NEXT  URL",
+        "MESSAGE  STATE      QUEUE  SINCE   NEXT  WHAT",
         "msg_1    RETRY      mail      5s  in 1m  https://a.example/hook",
-        "msg_2    DELIVERED  -        now      -  https://a.example",
+        "msg_2    DELIVERED  -        now      -  shop.welcome",
     )
 
 
