@@ -29,7 +29,7 @@ DELIVERY_S = 60.0
 def columns(now: int) -> tuple[Column[DeadLetter], ...]:
     """What a listing shows of a dead letter."""
     return (
-        Column("ID", lambda each: each.dlq_id),
+        Column("ID", lambda each: each.dlq_id, is_whole=True),
         Column("WHAT", lambda each: cause_of(each).what),
         Column("QUEUE", lambda each: each.message.queue_name),
         Column("SENT", lambda each: age(each.message.created_at, now), is_number=True),
@@ -44,9 +44,9 @@ def ailment_columns(now: int) -> tuple[Column[Ailment], ...]:
         Column("COUNT", lambda each: each.count, is_number=True),
         Column("WHAT", lambda each: each.cause.what),
         Column("ERROR", lambda each: each.cause.error, tone=lambda each: "red"),
-        Column("PLACE", lambda each: each.cause.place),
+        Column("PLACE", lambda each: (each.cause.place or "").rpartition("/")[2]),
         Column("LAST SENT", lambda each: age(each.last_at, now), is_number=True),
-        Column("NEWEST", lambda each: each.newest.dlq_id),
+        Column("NEWEST", lambda each: each.newest.dlq_id, is_whole=True),
         Column("MESSAGE", lambda each: message_of(each.newest)),
     )
 

@@ -13,7 +13,7 @@ from qtasks.cli.command import Session, with_broker
 from qtasks.cli.filtering import filtered
 from qtasks.cli.messages import STATES, TONES, trim_bytes, what_of
 from qtasks.cli.output import Form
-from qtasks.cli.tables import Column, facts, instant, record, table
+from qtasks.cli.tables import Column, facts, recent, record, table
 from qtasks.client import calls
 from qtasks.client.filters import Filter
 from qtasks.errors import NotFound
@@ -24,13 +24,12 @@ OVERLAP_MS = 5000
 """So far back a look goes: entries of one instant may be committed one after the other."""
 
 
-def columns() -> tuple[Column[LogEntry], ...]:
+def columns(now: int) -> tuple[Column[LogEntry], ...]:
     """What a listing shows of a log entry."""
     return (
-        Column("TIME", lambda each: instant(each.time)),
+        Column("TIME", lambda each: recent(each.time, now), is_whole=True),
         Column("STATE", lambda each: each.state.value, tone=lambda each: TONES.get(each.state)),
-        Column("MESSAGE", lambda each: each.message_id),
-        Column("QUEUE", lambda each: each.queue_name),
+        Column("MESSAGE", lambda each: each.message_id, is_whole=True),
         Column("STATUS", lambda each: each.response_status, is_number=True),
         Column("ERROR", lambda each: each.error),
         Column("WHAT", what_of),
@@ -55,7 +54,9 @@ def ls(session: Session, *, wanted: Filter, states: tuple[str, ...], limit: int,
         _follow(session, wanted, limit)
         return
     found = session.each(calls.log(wanted, count=min(limit + 1, 1000), trim_bytes=trim_bytes(session)))
-    shown = session.out.rows(islice(found, limit), columns(), LogEntry.to_json, empty="nothing in the log")
+    shown = session.out.rows(
+        islice(found, limit), columns(session.now()), LogEntry.to_json, empty="nothing in the log"
+    )
     if shown == limit and session.out.is_for_people and next(found, None) is not None:
         session.out.say(f"there is more: --limit {limit * 10}, or --since 1h")
 
@@ -69,12 +70,12 @@ def show(session: Session, *, message_id: str) -> None:
     if not entries:
         raise NotFound(f"the log knows nothing of {message_id}; what it knows: qtasks messages ls")
     if not session.out.is_for_people:
-        session.out.rows(entries, columns(), LogEntry.to_json, empty="")
+        session.out.rows(entries, columns(session.now()), LogEntry.to_json, empty="")
         return
     about = facts(entries[0], ("message_id", "url", "method", "queue_name", "labels", "max_retries", "body"))
     click.echo("\n".join(record(about)))
     click.echo()
-    kept = [each for each in columns() if each.title in ("TIME", "STATE", "STATUS", "ERROR")]
+    kept = [each for each in columns(session.now()) if each.title in ("TIME", "STATE", "STATUS", "ERROR")]
     session.out.rows(entries, kept, LogEntry.to_json, empty="")
 
 
@@ -83,7 +84,7 @@ def _follow(session: Session, wanted: Filter, limit: int) -> None:
         raise click.UsageError("--follow never ends, so its JSON comes in lines: --jsonl")
     for count, batch in enumerate(_batches(session, wanted, limit)):
         if session.out.is_for_people:
-            lines = table(batch, columns())
+            lines = table(batch, columns(session.now()))
             click.echo("\n".join(lines[0 if count == 0 else 1 :]))
         else:
             session.out.rows(batch, (), LogEntry.to_json, empty="")

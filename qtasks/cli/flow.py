@@ -20,7 +20,7 @@ keys_argument = click.argument("keys", nargs=-1, required=True, shell_complete=c
 def columns() -> tuple[Column[FlowControlView], ...]:
     """What a listing shows of a flow-control key."""
     return (
-        Column("KEY", lambda each: each.key),
+        Column("KEY", lambda each: each.key, is_whole=True),
         Column("WAITING", lambda each: each.wait_list_size, is_number=True),
         Column("RUNNING", lambda each: _of(each.parallelism_count, each.parallelism_max), is_number=True),
         Column("RATE", _rate, is_number=True),

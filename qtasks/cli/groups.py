@@ -21,7 +21,7 @@ name_argument = click.argument("name", shell_complete=complete_names)
 def columns(now: int) -> tuple[Column[UrlGroup], ...]:
     """What a listing shows of a URL group."""
     return (
-        Column("NAME", lambda each: each.name),
+        Column("NAME", lambda each: each.name, is_whole=True),
         Column("ENDPOINTS", lambda each: len(each.endpoints), is_number=True),
         Column("AGE", lambda each: age(each.created_at, now), is_number=True),
         Column("URLS", lambda each: " ".join(one.url for one in each.endpoints)),

@@ -33,7 +33,7 @@ MOST_SEEN = 10_000
 def columns(now: int) -> tuple[Column[LogEntry], ...]:
     """What a listing shows of a message, by the newest entry of its log."""
     return (
-        Column("MESSAGE", lambda each: each.message_id),
+        Column("MESSAGE", lambda each: each.message_id, is_whole=True),
         Column("STATE", lambda each: each.state.value, tone=lambda each: TONES.get(each.state)),
         Column("QUEUE", lambda each: each.queue_name),
         Column("SINCE", lambda each: age(each.time, now), is_number=True),

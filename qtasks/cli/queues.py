@@ -19,7 +19,7 @@ names_argument = click.argument("names", nargs=-1, required=True, shell_complete
 def columns(now: int) -> tuple[Column[QueueView], ...]:
     """What a listing shows of a queue."""
     return (
-        Column("NAME", lambda each: each.name),
+        Column("NAME", lambda each: each.name, is_whole=True),
         Column("LAG", lambda each: each.lag, is_number=True),
         Column("PARALLELISM", lambda each: each.parallelism, is_number=True),
         Column("ORDER", lambda each: "strict" if each.ordered else "free"),

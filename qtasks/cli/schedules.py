@@ -24,7 +24,7 @@ ids_argument = click.argument("ids", nargs=-1, required=True, shell_complete=com
 def columns(now: int) -> tuple[Column[ScheduleView], ...]:
     """What a listing shows of a schedule."""
     return (
-        Column("ID", lambda each: each.schedule_id),
+        Column("ID", lambda each: each.schedule_id, is_whole=True),
         Column("CRON", lambda each: each.cron),
         Column(
             "STATE",

@@ -31,6 +31,8 @@ class Column(Generic[T]):
     title: str
     cell: Callable[[T], object]
     is_number: bool = False
+    is_whole: bool = False
+    """Whether it is never cut off: what a person copies."""
     tone: Callable[[T], str | None] | None = None
     """The colour of an item's cell, on a terminal."""
 
@@ -76,17 +78,15 @@ def table(
 ) -> list[str]:
     """Lay items out in aligned columns below their titles; gives the lines.
 
-    Within `width` the widest column gives way. `paint` is given a text and its colour, "bold" for titles.
+    Within `width` the widest columns give way, as far as they may be cut off. `paint` is given a text and
+    its colour, "bold" for titles.
     """
     cells = [[clean(each.cell(item)) for each in columns] for item in items]
     widths = [
         max([width_of(each.title), *(width_of(row[at]) for row in cells)]) for at, each in enumerate(columns)
     ]
     if width is not None:
-        excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
-        if excess > 0:
-            widest = widths.index(max(widths))
-            widths[widest] = max(SHORTEST, widths[widest] - excess)
+        widths = _narrowed(widths, columns, width - len(GAP) * (len(widths) - 1))
     tones: list[list[str | None]] = [["bold"] * len(columns)]
     tones += [[each.tone(item) if each.tone else None for each in columns] for item in items]
     rows = [[each.title for each in columns], *cells]
@@ -94,6 +94,17 @@ def table(
         _line(row, widths, columns, tone if paint else None, paint)
         for row, tone in zip(rows, tones, strict=True)
     ]
+
+
+def _narrowed(widths: Sequence[int], columns: Sequence[Column[Any]], room: int) -> list[int]:
+    """Take from the widest column, place by place, until all fit or none can give more."""
+    narrowed = list(widths)
+    while sum(narrowed) > room:
+        cuttable = [at for at, each in enumerate(columns) if not each.is_whole and narrowed[at] > SHORTEST]
+        if not cuttable:
+            break
+        narrowed[max(cuttable, key=lambda at: narrowed[at])] -= 1
+    return narrowed
 
 
 def _line(
@@ -171,6 +182,13 @@ def body_text(body: bytes) -> str:
 def instant(at: int) -> str:
     """Write Unix milliseconds as an instant in UTC."""
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def recent(at: int, now: int) -> str:
+    """Write an instant in UTC: of today by its time alone."""
+    full = instant(at)
+    day, _, clock = full.partition(" ")
+    return clock if instant(now).startswith(day) else full
 
 
 def span(ms: int) -> str:

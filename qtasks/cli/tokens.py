@@ -17,7 +17,7 @@ complete_names = live(calls.tokens, lambda each: each.name)
 def columns(now: int) -> tuple[Column[NamedToken], ...]:
     """What a listing shows of a token."""
     return (
-        Column("NAME", lambda each: each.name),
+        Column("NAME", lambda each: each.name, is_whole=True),
         Column("SCOPE", lambda each: each.scope),
         Column("AGE", lambda each: age(each.created_at, now), is_number=True),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from qtasks.cli import dlq, messages, queues
+from qtasks.cli import dlq, events, messages, queues
 from qtasks.cli.tables import (
     Column,
     age,
@@ -87,6 +89,37 @@ def test_dead_letters_show_the_task_and_the_error() -> None:
         "ID               WHAT          QUEUE  SENT  ERROR       MESSAGE",
         "1700000000000-7  shop.welcome  mail     2h  ValueError  no address: x",
     )
+
+
+def test_the_log_shows_the_time_of_today_and_the_day_of_before() -> None:
+    entry = LogEntry(
+        time=NOW,
+        message_id="msg_1",
+        state=State.ERROR,
+        url="https://a.example",
+        response_status=500,
+        error="x",
+    )
+
+    assert table([replace(entry, time=NOW - 86_400_000), entry], events.columns(NOW)) == lines(
+        "TIME                  STATE  MESSAGE  STATUS  ERROR  WHAT",
+        "2023-11-13 22:13:20Z  ERROR  msg_1       500  x      https://a.example",
+        "22:13:20Z             ERROR  msg_1       500  x      https://a.example",
+    )
+
+
+def test_what_a_person_copies_is_never_cut_off() -> None:
+    columns: tuple[Column[str], ...] = (
+        Column("ID", lambda each: "msg_0123456789", is_whole=True),
+        Column("A", lambda each: "a" * 20),
+        Column("B", lambda each: "b" * 12),
+    )
+
+    assert table(["x"], columns, width=34) == lines(
+        "ID              A         B",
+        "msg_0123456789  aaaaaaa…  bbbbbbb…",
+    )
+    assert table(["x"], columns, width=5)[1] == "msg_0123456789  aaaaaaa…  bbbbbbb…"
 
 
 def test_the_widest_column_gives_way_on_a_narrow_terminal() -> None:
