@@ -42,11 +42,13 @@ def one_by_one(
             results.append({"name": name, "done": True})
             if session.out.is_for_people:
                 session.out.say(f"{done} {name}")
-        except RequestError as error:
+        except QTasksError as error:
             failure = explained(error, group)
             codes.append(failure.code)
             results.append({"name": name, "done": False, "error": str(error)})
             session.out.say(f"qtasks: {name}: {failure.text}")
+            if not isinstance(error, RequestError):
+                break  # nobody is there to be asked for the rest
     if not session.out.is_for_people:
         session.out.rows(results, (), lambda each: each, empty="")
     if codes:

@@ -31,8 +31,8 @@ def columns(now: int) -> tuple[Column[LogEntry], ...]:
         Column("STATE", lambda each: each.state.value, tone=lambda each: TONES.get(each.state)),
         Column("MESSAGE", lambda each: each.message_id, is_whole=True),
         Column("STATUS", lambda each: each.response_status, is_number=True),
-        Column("ERROR", lambda each: each.error),
         Column("WHAT", what_of),
+        Column("ERROR", lambda each: each.error),
     )
 
 

@@ -191,3 +191,13 @@ async def test_a_rate_asks_for_pages_of_its_size(hosted: Shell, hook: WireServer
     await asyncio.wait_for(hosted("dlq", "replay", "--all", "--yes", "--rate", "5"), 10)
 
     assert hook.last.target == "/v2/dlq/retry?count=5"
+
+
+async def test_a_broker_that_goes_away_is_not_asked_for_the_rest(hosted: Shell, hook: WireServer) -> None:
+    hook.answers.extend([response(200), response(503, b'{"error": "shutting down"}')])
+
+    failed = await hosted("queues", "pause", "a", "b", "c", "--json")
+
+    assert failed.code == exits.PARTLY
+    assert [(each["name"], each["done"]) for each in failed.json] == [("a", True), ("b", False)]
+    assert len(hook.requests) == 2

@@ -102,9 +102,9 @@ def test_the_log_shows_the_time_of_today_and_the_day_of_before() -> None:
     )
 
     assert table([replace(entry, time=NOW - 86_400_000), entry], events.columns(NOW)) == lines(
-        "TIME                  STATE  MESSAGE  STATUS  ERROR  WHAT",
-        "2023-11-13 22:13:20Z  ERROR  msg_1       500  x      https://a.example",
-        "22:13:20Z             ERROR  msg_1       500  x      https://a.example",
+        "TIME                  STATE  MESSAGE  STATUS  WHAT               ERROR",
+        "2023-11-13 22:13:20Z  ERROR  msg_1       500  https://a.example  x",
+        "22:13:20Z             ERROR  msg_1       500  https://a.example  x",
     )
 
 
