@@ -134,6 +134,7 @@ def step_by_step(
             count += each
             progress.show(count)
             if rate is not None:
+                session.broker.let_go()
                 Event().wait(pause_ms(count, session.clock.monotonic() - started, rate) / 1000)
     except QTasksError as error:
         progress.end()

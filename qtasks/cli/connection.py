@@ -68,10 +68,16 @@ class Connection:
         """Give the items of a listing, at most `limit`."""
         return islice((item for page in self.pages(call) for item in page.items), limit)
 
+    def let_go(self) -> None:
+        """Let others have a store that was opened here, before a pause; asking opens it again."""
+        if isinstance(self._asked, _Visit):
+            self.close()
+
     def close(self) -> None:
         """Close what was opened."""
-        if self._asked is not None:
-            self._asked.close()
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.close()
 
     def _open(self) -> Asked:
         settings = self.settings()

@@ -103,6 +103,7 @@ def _batches(session: Session, wanted: Filter, limit: int) -> Iterator[list[LogE
                 yield fresh
                 since = max(since or 0, fresh[-1].time - OVERLAP_MS)
                 seen = {_key(each) for each in found if each.time >= since}
+            session.broker.let_go()
             runner.run(session.clock.sleep(LOOK_MS))
 
 

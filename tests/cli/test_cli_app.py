@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from qtasks import QTasks
 from qtasks.cli import exits
-from tests.support.cli import Shell, run
+from tests.support.cli import Shell, on_terminal, run
 from tests.support.homes import embedded, until_found
 
 MODULE = "shop_of_test_cli_app"
@@ -216,3 +217,13 @@ async def test_a_plain_replay_keeps_the_task_and_tells_it(app: Shell) -> None:
 
     await until_found(ask, lambda count: count == 2)
     assert SEEN[-1] == ("nobody", 1, True)
+
+
+@pytest.mark.process
+async def test_long_work_shows_how_far_it_has_come_on_a_terminal(app: Shell) -> None:
+    await dead_letter(app, "-a", "to=nobody")
+
+    shown = await asyncio.to_thread(on_terminal, "dlq", "replay", "--all", "--yes", env=app.env)
+
+    assert "\rreplaying 1 …" in shown
+    assert shown.rpartition("\x1b[K")[2].strip() == "replayed 1 dead letter"

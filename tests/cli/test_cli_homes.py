@@ -16,6 +16,7 @@ from qtasks.home.ownership import Ownership
 from tests.support.cli import Shell
 from tests.support.homes import SECRET, embedded, running_server, server_setup, until
 from tests.support.postgres import require_postgres
+from tests.support.processes import Processes
 from tests.support.wire import WireServer, response
 
 
@@ -201,3 +202,25 @@ async def test_a_broker_that_goes_away_is_not_asked_for_the_rest(hosted: Shell, 
     assert failed.code == exits.PARTLY
     assert [(each["name"], each["done"]) for each in failed.json] == [("a", True), ("b", False)]
     assert len(hook.requests) == 2
+
+
+@pytest.mark.process
+async def test_an_app_can_start_while_its_log_is_followed(tmp_path: Path) -> None:
+    store = tmp_path / "q.db"
+    tasks = embedded(store)
+
+    @tasks.task(name="shop.keep")
+    def keep(number: int) -> int:
+        return number
+
+    async with tasks.lifespan():
+        pass
+    with Processes(tmp_path) as processes:
+        following = processes.python(
+            *("-m", "qtasks", "logs", "ls", "-f", "--jsonl"), env={"QTASKS_BROKER": f"sqlite:///{store}"}
+        )
+        held = await keep.adelay(7)
+        await asyncio.to_thread(following.expect, '"state":"CREATED"')
+        async with tasks.lifespan():
+            assert await held.aget(timeout=10) == 7
+            await asyncio.to_thread(following.expect, '"state":"DELIVERED"')

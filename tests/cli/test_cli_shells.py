@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import subprocess
 import sys
 import time
@@ -19,7 +17,7 @@ from qtasks.client import AsyncClient, calls
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
 from tests.support import ROOT
-from tests.support.cli import Shell, run
+from tests.support.cli import Shell, on_terminal, run
 from tests.support.homes import TOKEN, embedded, until_found
 from tests.support.processes import Processes, clean_environment, free_port
 from tests.support.wire import WireServer
@@ -134,7 +132,9 @@ async def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
         await asyncio.to_thread(start, "queues", "set", "mail", QTASKS_BROKER=f"sqlite:///{store}")
 
         async def listed(**env: str) -> str:
-            return await asyncio.to_thread(on_terminal, ["queues", "ls"], store, env)
+            return await asyncio.to_thread(
+                on_terminal, "queues", "ls", env={"QTASKS_BROKER": f"sqlite:///{store}", **env}
+            )
 
         piped = await asyncio.to_thread(start, "queues", "ls", QTASKS_BROKER=f"sqlite:///{store}")
         coloured, plain = await listed(), await listed(NO_COLOR="1")
@@ -144,28 +144,6 @@ async def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
     assert "\x1b[32mactive" in coloured
     assert "\x1b[" not in plain
     assert "mail" in plain
-
-
-def on_terminal(arguments: list[str], store: Path, env: dict[str, str]) -> str:
-    """Run a command on a pseudo-terminal; give what it has printed there."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qtasks", *arguments],
-        cwd=ROOT,
-        env={**clean_environment(), "QTASKS_BROKER": f"sqlite:///{store}", "TERM": "xterm", **env},
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    printed = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            printed += chunk
-    except OSError:
-        pass  # the other end is closed: it has ended
-    process.wait(20)
-    os.close(ours)
-    return printed.decode()
 
 
 @pytest.mark.process

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +15,8 @@ from typing import Any
 from click.testing import CliRunner
 
 from qtasks.cli import main
+from tests.support import ROOT
+from tests.support.processes import clean_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +55,25 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> Ran:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def on_terminal(*arguments: str, env: Mapping[str, str]) -> str:
+    """Run a command on a pseudo-terminal; give what it has printed there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qtasks", *arguments],
+        cwd=ROOT,
+        env={**clean_environment(), "TERM": "xterm", **env},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    printed = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            printed += chunk
+    except OSError:
+        pass  # the other end is closed: it has ended
+    process.wait(20)
+    os.close(ours)
+    return printed.decode()
