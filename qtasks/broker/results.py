@@ -115,9 +115,9 @@ class Results:
 
     def _pauses(self, wait_ms: int) -> Iterator[int]:
         """Give the pauses between looks: one, unless tasks may end on other nodes, which tell nobody here."""
-        ends_at = self._clock.monotonic() + wait_ms
-        while (left_ms := ends_at - self._clock.monotonic()) > 0:
-            yield min(left_ms, LOOK_MS) if self._database.is_shared else left_ms
+        pause_ms = LOOK_MS if self._database.is_shared else wait_ms
+        for begun_ms in range(0, wait_ms, pause_ms):
+            yield min(pause_ms, wait_ms - begun_ms)
 
     def _checked(self, question: _Question[T], found: T) -> T:
         """Raise `BrokerUnavailable` where a wait was cut short: asked again at once, it would be no wait."""
