@@ -16,6 +16,7 @@ from typing import Any
 from qtasks.broker.callbacks import CallbacksOf
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer, storable
+from qtasks.broker.metrics import Metrics
 from qtasks.broker.retry import judge
 from qtasks.broker.room import Room
 from qtasks.broker.store import claiming, messages, settling
@@ -52,6 +53,7 @@ class Dispatcher:
         finished: Callable[[Sequence[str]], None] = lambda task_ids: None,
         callbacks: CallbacksOf = lambda settlement: (),
         room: Room | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._database = database
         self._deliverer = deliverer
@@ -63,6 +65,8 @@ class Dispatcher:
         self._finished = finished
         self._callbacks = callbacks
         self._room = room
+        self._metrics = metrics or Metrics()
+        self._looked_at: int | None = None
         self._in_flight: dict[int, Claim] = {}
         self._is_unsure = False
         """Whether a claim may have been committed whose answer was lost, so that nobody carries it."""
@@ -83,8 +87,14 @@ class Dispatcher:
         """How many deliveries are claimed and not yet settled."""
         return len(self._in_flight)
 
+    @property
+    def idle_ms(self) -> int | None:
+        """How long ago it last looked for work; None if it has not yet."""
+        return None if self._looked_at is None else self._clock.monotonic() - self._looked_at
+
     async def step(self) -> Claimed:
         """Claim what is due, up to the free slots, and start its delivery."""
+        self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
             slots = self._config.concurrency - len(self._in_flight)
             if slots <= 0 or self._stopping.is_set() or self._is_spent:
@@ -92,7 +102,8 @@ class Dispatcher:
             await self._follow_the_wall(self._clock.now())
             claim = self._claim_of(slots)
             try:
-                claimed = await self._database.write(claim)
+                with self._metrics.timed("claim"):
+                    claimed = await self._database.write(claim)
             except BrokerError:
                 self._is_unsure = True
                 raise
@@ -240,11 +251,14 @@ class Dispatcher:
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
         slots = self._config.concurrency - len(self._in_flight) + len(settlements) if then_claim else 0
+        if then_claim:
+            self._looked_at = self._clock.monotonic()
         freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
         work = partial(_settle_and_claim, settlements=settlements, claim=self._claim_of(slots, freed_bytes))
         while True:
             try:
-                recorded, claimed = await self._database.write(work)
+                with self._metrics.timed("settle"):
+                    recorded, claimed = await self._database.write(work)
                 break
             except StoreFull as error:
                 work = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
@@ -275,6 +289,7 @@ class Dispatcher:
         if len(self._in_flight) < self._config.concurrency or not all(map(_is_final, recorded)):
             self._freed.set()  # there are slots left, or a new instant to wait for
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
+        self._metrics.settled(recorded)
         for each in recorded:
             _tell(each)
 

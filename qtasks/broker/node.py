@@ -54,13 +54,25 @@ class Node:
             finished=broker.waiters.finish,
             callbacks=self._callbacks,
             room=broker.room,
+            metrics=broker.metrics,
         )
+        broker.metrics.node = self
         self.scheduler = Scheduler(broker.database, broker.schedules, clock, broker.room)
         self.janitor = Janitor(broker.database, config, clock)
         self._claiming: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
         self._dropping: set[asyncio.Task[None]] = set()
         self._takeovers: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries have not ended."""
+        return self.dispatcher.in_flight
+
+    @property
+    def idle_ms(self) -> int | None:
+        """How long ago it last looked for work; None if it has not yet."""
+        return self.dispatcher.idle_ms
 
     def _callbacks(self, settlement: Settlement) -> Sequence[NewMessage]:
         return callbacks_of(settlement, self.broker.intake)

@@ -11,6 +11,7 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.flow_keys import FlowKeys
 from qtasks.broker.intake import Intake
 from qtasks.broker.keys import KeyRing
+from qtasks.broker.metrics import Metrics
 from qtasks.broker.results import Results
 from qtasks.broker.room import Room
 from qtasks.broker.schedules import Schedules
@@ -66,6 +67,7 @@ class Broker:
         self.config = config
         self.clock = clock
         self.room = room
+        self.metrics = Metrics()
         self.waiters = Waiters()
         self.results = Results(database, clock, self.waiters)
         self.drop: Callable[[Sequence[int]], None] = _nobody_delivers
@@ -85,13 +87,21 @@ class Broker:
         Raises `BadRequest` or `QuotaExceeded` for what cannot be accepted; of several, the text names the
         one by its number among `items`, or its place.
         """
-        return self.database.run(self._acceptance(outgoing, items))
+        work = self._acceptance(outgoing, items)
+        with self.metrics.timed("enqueue"):
+            answers = self.database.run(work)
+        self.metrics.accepted(outgoing, answers)
+        return answers
 
     async def aaccept(
         self, outgoing: Sequence[Outgoing], items: Sequence[int] | None = None
     ) -> list[Enqueued]:
         """Do what `accept` does, off the event loop."""
-        return await self.database.write(self._acceptance(outgoing, items))
+        work = self._acceptance(outgoing, items)
+        with self.metrics.timed("enqueue"):
+            answers = await self.database.write(work)
+        self.metrics.accepted(outgoing, answers)
+        return answers
 
     def _acceptance(self, outgoing: Sequence[Outgoing], items: Sequence[int] | None) -> messages.Enqueueing:
         self._check_room()

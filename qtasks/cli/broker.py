@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qtasks.cli.exits import FAILED, USAGE
-from qtasks.cli.logs import log_to_stderr
+from qtasks.cli.logs import LogFormat, json_line, log_to_stderr
 from qtasks.errors import ConfigurationError, InvalidValue, QTasksError
 from qtasks.protocol.durations import parse_duration_ms
 
@@ -84,6 +86,12 @@ if TYPE_CHECKING:
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="How much is logged, to stderr.",
 )
+@click.option(
+    "--log-format",
+    default="text",
+    type=click.Choice(["text", "json"]),
+    help="One line of text for each record, or one JSON object.",
+)
 def broker(
     *,
     store: str,
@@ -92,6 +100,7 @@ def broker(
     allowed: tuple[str, ...],
     grace: float,
     log_level: str,
+    log_format: LogFormat,
     **limits: Any,
 ) -> None:
     """Run a broker with the API of QStash, on a SQLite file or, with others like it, on PostgreSQL.
@@ -107,7 +116,7 @@ def broker(
     from qtasks.home.server import Server, ServerSetup
     from qtasks.settings import Settings
 
-    log_to_stderr(log_level)
+    log_to_stderr(log_level, log_format)
     try:
         settings = Settings.from_env()
         setup = ServerSetup(
@@ -118,11 +127,18 @@ def broker(
             settings=settings,
             config=_config(settings, grace_ms=int(grace * 1000), **limits),
         )
-        _run(Server(setup, say=lambda line: click.echo(f"qtasks: {line}")))
+        is_for_people = log_format == "text"
+        _run(
+            Server(
+                setup,
+                say=partial(_say, log_format),
+                shows_secrets=is_for_people and sys.stdout.isatty(),
+            )
+        )
     except ConfigurationError as error:
-        _fail(str(error), USAGE)
+        _fail(str(error), USAGE, log_format)
     except QTasksError as error:
-        _fail(str(error), FAILED)
+        _fail(str(error), FAILED, log_format)
 
 
 def _config(
@@ -166,6 +182,11 @@ def _run(server: Server) -> None:
         asyncio.run(server.run())
 
 
-def _fail(text: str, code: int) -> None:
-    click.echo(f"qtasks: {text}", err=True)
+def _say(form: LogFormat, line: str) -> None:
+    click.echo(f"qtasks: {line}" if form == "text" else json_line("qtasks.broker", logging.INFO, line))
+
+
+def _fail(text: str, code: int, form: LogFormat = "text") -> None:
+    line = f"qtasks: {text}" if form == "text" else json_line("qtasks.broker", logging.CRITICAL, text)
+    click.echo(line, err=True)
     sys.exit(code)

@@ -1,11 +1,14 @@
-"""How commands log: one line to stderr, with the facts of the record behind its message."""
+"""How commands log: one line to stderr, for people or for machines."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import Literal
 
-PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+from qtasks.logs import JsonFormatter, facts
+
+LogFormat = Literal["text", "json"]
 
 
 class FactsFormatter(logging.Formatter):
@@ -13,12 +16,18 @@ class FactsFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Format one line."""
-        facts = [f"{name}={value}" for name, value in record.__dict__.items() if name not in PLAIN]
-        return " ".join([super().formatMessage(record), *facts])
+        found = [f"{name}={value}" for name, value in facts(record).items()]
+        return " ".join([super().formatMessage(record), *found])
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, form: LogFormat = "text") -> None:
     """Log records of `level` (such as "warning") and above."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(FactsFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    text = FactsFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def json_line(logger: str, level: int, text: str) -> str:
+    """Make a line of JSON of what is said to a person otherwise."""
+    return JsonFormatter().format(logging.LogRecord(logger, level, "", 0, text, None, None))

@@ -72,7 +72,7 @@ class Doors:
         """Begin to answer."""
         from qtasks.broker.api import ROUTES, Api
 
-        api = Api(broker, ROUTES, [self._token])
+        api = Api(broker, ROUTES, [self._token], is_local=True)
         for each in self._sockets:
             listener = Listener(api, each)
             await listener.start()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +26,7 @@ from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.memory import return_large_blocks
+from qtasks.home.notify import Supervisor
 from qtasks.home.ownership import Ownership, lock_path
 from qtasks.home.ports import bind_port
 from qtasks.home.stores import is_postgres, open_postgres, open_store, shown_store
@@ -92,18 +93,29 @@ def check_setup(setup: ServerSetup) -> Path | None:
 
 
 class Server:
-    """Runs a standalone broker. `say` is given lines for the person who started it."""
+    """Runs a standalone broker. `say` is given lines for the person who started it.
+
+    With `shows_secrets`, what it made itself is among them: for a terminal that nobody records.
+    """
 
     def __init__(
-        self, setup: ServerSetup, *, say: Say, clock: Clock | None = None, ids: Ids | None = None
+        self,
+        setup: ServerSetup,
+        *,
+        say: Say,
+        shows_secrets: bool = False,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
     ) -> None:
         self._setup = setup
         self._path = check_setup(setup)
         origins = (origin_of(each.url) for each in setup.config.apis.values())
         self._rules = parse_rules((*setup.allow_destinations, *origins), loopback=is_loopback(setup.host))
         self._say = say
+        self._shows_secrets = shows_secrets
         self._clock = clock or SystemClock()
         self._ids = ids or Ids()
+        self._supervisor = Supervisor.from_env(os.environ, self._clock)
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
 
@@ -130,11 +142,14 @@ class Server:
         try:
             node = self._node(broker)
             listening = bind_port(self._setup.host, self._setup.port)
-            listener = Listener(Api(broker, ROUTES, [keys.token]), listening)
+            api = Api(broker, ROUTES, [keys.token], is_local=is_loopback(self._setup.host))
+            listener = Listener(api, listening)
             await node.start()
             await listener.start()
             self._greet(keys, keys_file, listening.getsockname()[1])
+            self._supervisor.ready(f"listening on port {listening.getsockname()[1]}")
             await self._until_signal(broker)
+            self._supervisor.stopping()
             self._say("draining: deliveries in flight may end, new requests are told to come back")
             broker.is_draining = True
             returned = await self._drain(node)
@@ -211,7 +226,7 @@ class Server:
             self._say("durability relaxed: a power cut may lose the newest messages")
         if keys_file is None:
             return
-        if not sys.stdout.isatty():
+        if not self._shows_secrets:
             self._say(f"token and signing keys are in {keys_file}")
             return
         self._say(f"QSTASH_URL={url}")
@@ -227,6 +242,7 @@ class Server:
         while not self._stopping.is_set():
             if broker.database.failure is not None:
                 raise BrokerFailed(f"the store failed: {broker.database.failure}")
+            self._supervisor.alive()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._stopping.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
 from qtasks.cli import main
 from qtasks.version import VERSION
-from tests.support.processes import Processes
+from tests.support.api import read_keys
+from tests.support.processes import Processes, free_port
 from tests.support.waiting import eventually
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -154,3 +157,49 @@ def on_terminal(*arguments: str) -> Iterator[Callable[[], str]]:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
         os.close(ours)
+
+
+@pytest.mark.process
+def test_with_json_logs_every_line_of_a_broker_is_an_object_and_none_has_a_secret(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/q.db"
+    options = ["--log-format", "json", "--log-level", "info", "--port", "0"]
+    with on_terminal("-m", "qtasks", "broker", "--store", store, *options) as read:
+        printed = eventually(
+            lambda: found if "are in" in (found := read()) else None, "it says where its keys are"
+        )
+
+    lines = [json.loads(line) for line in printed.splitlines()]
+    secrets = read_keys(tmp_path / "q.db").values()
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert any(line["message"].startswith("broker on http://127.0.0.1:") for line in lines)
+    assert not any(secret in printed for secret in secrets)
+
+
+@pytest.mark.process
+def test_json_logs_tell_what_became_of_a_message_and_nothing_of_its_body(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        broker = processes.broker("--log-format", "json")
+        headers = {"Authorization": f"Bearer {broker.token}", "Upstash-Retries": "0"}
+        nobody = f"http://127.0.0.1:{free_port()}/hook"
+        url = f"{broker.url}/v2/enqueue/mail/{nobody}"
+        httpx.post(url, content=b"the body", headers=headers, trust_env=False).raise_for_status()
+        broker.expect("message is dead")
+
+        [line] = [json.loads(each) for each in broker.output.splitlines() if "message is dead" in each]
+
+    assert (line["level"], line["logger"], line["queue"], line["attempt"]) == (
+        "error",
+        "qtasks.dispatcher",
+        "mail",
+        1,
+    )
+    assert "the body" not in broker.output
+    assert broker.token not in broker.output
+
+
+def test_with_json_logs_a_refusal_is_an_object_too() -> None:
+    code, _, complaint = run("broker", "--log-format", "json", "--store", "mysql://x")
+
+    assert code == 2
+    assert json.loads(complaint)["level"] == "critical"
+    assert "is no store" in json.loads(complaint)["message"]

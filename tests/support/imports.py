@@ -19,6 +19,7 @@ ROOMS = {
     "qtasks.clock": "ground",
     "qtasks.ids": "ground",
     "qtasks.version": "ground",
+    "qtasks.logs": "ground",
     "qtasks.settings": "ground",
     "qtasks.protocol": "protocol",
     "qtasks.client": "client",

@@ -85,6 +85,7 @@ ROUTES = (
     Route("DELETE", "/qtasks/v1/tokens/{name}", keys.revoke_token),
     Route("GET", "/livez", health.livez, is_open=True),
     Route("GET", "/readyz", health.readyz, is_open=True),
+    Route("GET", "/metrics", health.metrics, is_local=True),
     Route("GET", "/openapi.json", openapi.show, is_open=True),
 )
 

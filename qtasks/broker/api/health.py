@@ -1,4 +1,4 @@
-"""Whether the broker is up: for load balancers and supervisors, without a token."""
+"""Whether the broker is up, and how it does: for load balancers, supervisors and Prometheus."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import asyncio
 from starlette.responses import Response
 
 from qtasks.broker.api.routing import Call, json_response
+from qtasks.broker.exposition import CONTENT_TYPE, render
+from qtasks.broker.store import depths
 
 
 async def livez(call: Call) -> Response:
@@ -20,3 +22,13 @@ async def readyz(call: Call) -> Response:
     if problem is not None:
         return json_response({"status": "unavailable", "error": problem}, 503)
     return json_response({"status": "ok"})
+
+
+async def metrics(call: Call) -> Response:
+    """Answer in the text format of Prometheus."""
+    call.query()
+    broker = call.broker
+    problem = await asyncio.to_thread(broker.problem)
+    found = await broker.database.read(depths.look)
+    families = broker.metrics.families(found, broker.clock.now(), is_ready=problem is None)
+    return Response(render(families).encode(), headers={"Content-Type": CONTENT_TYPE})

@@ -109,7 +109,8 @@ Handler = Callable[[Call], Awaitable[Response]]
 class Route:
     """One operation: a method, a path with `{names}`, and its handler.
 
-    `{name...}` takes all the rest of the path. An `is_open` route needs no token, a `secret` one the full
+    `{name...}` takes all the rest of the path. An `is_open` route needs no token, nor does an `is_local` one
+    where only this machine can reach the broker. A `secret` one needs the full
     scope even to read, and one that `reads` only that of reading, whatever its method. Publishing is not
     counted against the burst limit, and an `extra` route is one that hosted QStash does not have.
     """
@@ -121,6 +122,7 @@ class Route:
         handler: Handler,
         *,
         is_open: bool = False,
+        is_local: bool = False,
         secret: bool = False,
         publishes: bool = False,
         extra: bool = False,
@@ -130,6 +132,7 @@ class Route:
         self.path = path
         self.handler = handler
         self.is_open = is_open
+        self.is_local = is_local
         self.needs_full = secret or (method != "GET" and not reads)
         self.publishes = publishes
         self.extra = extra or path.startswith("/qtasks/")
@@ -156,10 +159,16 @@ class Route:
 
 
 class Api:
-    """An ASGI app that serves `routes` of a broker to whoever bears one of the `tokens`, or a named one."""
+    """An ASGI app that serves `routes` of a broker to whoever bears one of the `tokens`, or a named one.
 
-    def __init__(self, broker: Broker, routes: Sequence[Route], tokens: Sequence[str]) -> None:
+    `is_local` says that only this machine can reach it.
+    """
+
+    def __init__(
+        self, broker: Broker, routes: Sequence[Route], tokens: Sequence[str], *, is_local: bool = False
+    ) -> None:
         self._broker = broker
+        self._is_local = is_local
         self._routes = [each for each in routes if not (broker.config.strict and each.extra)]
         self._digests = [digest_of(each) for each in tokens]
         self._burst = Burst(broker.config.burst_limit)
@@ -185,7 +194,7 @@ class Api:
             return await self._serve(route, Call(self._broker, request, params, room))
 
     async def _serve(self, route: Route, call: Call) -> Response:
-        if not route.is_open:
+        if not (route.is_open or (route.is_local and self._is_local)):
             bearer, in_header = await self._authenticate(call, route)
             call = replace(call, token_in_header=in_header)
             if route.needs_full and bearer.scope is not Scope.FULL:

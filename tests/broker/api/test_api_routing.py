@@ -73,6 +73,7 @@ EXAMPLES = {
     "DELETE /qtasks/v1/tokens/{name}": "/qtasks/v1/tokens/dashboard",
     "GET /livez": "/livez",
     "GET /readyz": "/readyz",
+    "GET /metrics": "/metrics",
     "GET /openapi.json": "/openapi.json",
 }
 OPEN = ("/livez", "/readyz", "/openapi.json")

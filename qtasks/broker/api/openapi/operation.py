@@ -42,6 +42,7 @@ class Operation:
     publishes: bool = False
     extra: bool = False
     reads: bool = False
+    media_type: str = _JSON
 
     @property
     def template(self) -> str:
@@ -85,7 +86,9 @@ class Operation:
                 statuses.add(429)
             if self.stores and not strict:
                 statuses.add(507)
-        answers = {status: _answer(status, schema) for status, schema in self.answers.items()}
+        answers = {
+            status: _answer(status, schema, self.media_type) for status, schema in self.answers.items()
+        }
         shared = {
             each: {"$ref": f"#/components/responses/{_SHARED[each]}"}
             for each in sorted(statuses - answers.keys())
@@ -102,9 +105,9 @@ def _request(name: str, *, required: bool) -> Json:
     return {"required": required, "content": {_JSON: {"schema": ref(name)}}}
 
 
-def _answer(status: int, schema: Json | None) -> Json:
+def _answer(status: int, schema: Json | None, media_type: str) -> Json:
     made: Json = {"description": _STATUS_NAMES.get(status, "Not now")}
-    return made if schema is None else made | {"content": {_JSON: {"schema": schema}}}
+    return made if schema is None else made | {"content": {media_type: {"schema": schema}}}
 
 
 def _error(about: str, **headers: Json) -> Json:

@@ -413,6 +413,16 @@ OURS = (
     ),
     Operation(
         method="GET",
+        route="/metrics",
+        id="metrics",
+        tag="Health",
+        summary="Say how the broker does, in the text format of Prometheus",
+        answers={200: {"type": "string"}},
+        refusals=(),
+        media_type="text/plain",
+    ),
+    Operation(
+        method="GET",
         route="/openapi.json",
         id="openapi",
         tag="Health",
