@@ -21,6 +21,7 @@ COMMANDS = {
     "logs": ("qtasks.cli.events:logs", "The log of what befell messages."),
     "keys": ("qtasks.cli.keys:keys", "Signing keys: status, rolling them."),
     "tokens": ("qtasks.cli.tokens:tokens", "Tokens of the broker's API."),
+    "db": ("qtasks.cli.db:db", "The store itself: migrate, check, back up, restore."),
     "health": ("qtasks.cli.health:health", "Whether a broker is well: for container checks."),
     "completion": ("qtasks.cli.completion:completion", "Completion for your shell."),
 }
