@@ -35,7 +35,8 @@ ENVIRONMENT = re.compile(r"\b(?:QTASKS|QSTASH)_[A-Z]+(?:_[A-Z]+)*\b")
 # Written for people and other clients, by the broker or by the reader; read by nothing of ours.
 NOT_SETTINGS = {"QSTASH_URL", "QSTASH_DEV", "QTASKS_APP"}  # the last one is for commands
 COMMANDS = {"cd", "curl", "export", "python", "set", ".", "qtasks", "uvicorn"}
-MADE = {".venv/bin/qtasks", "../../.venv/bin/uvicorn", "../../.venv/bin/python"}
+COMMANDS |= {"docker", "install", "kubectl", "python3", "systemctl"}  # of whoever deploys
+MADE = {"/opt/qtasks/bin/pip", ".venv/bin/qtasks", "../../.venv/bin/uvicorn", "../../.venv/bin/python"}
 
 
 def test_the_readme_s_app_is_the_example_to_the_letter() -> None:
