@@ -89,7 +89,7 @@ def _closure(name: str, extras: frozenset[str]) -> Iterator[Distribution]:
 
 
 def _licence(found: Distribution) -> str:
-    """Give the licence as its package names it: newer ones by an expression, older ones by a class or a text."""
+    """Give the licence as its package names it: by an expression, else by a class or a text."""
     classes = [each for each in found.metadata.get_all("Classifier") or () if each.startswith("License ::")]
     named = found.metadata.get_all("License-Expression") or classes or found.metadata.get_all("License") or ()
     return " ".join(named)[:200]

@@ -25,6 +25,7 @@ NAMES = [each.relative_to(ROOT).as_posix() for each in PAGES]
 RUN_WHOLE = [
     "README.md",
     "docs/celery.md",
+    "docs/metrics.md",
     "docs/observing.md",
     "docs/periodic.md",
     "docs/quickstart.md",
