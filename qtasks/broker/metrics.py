@@ -79,7 +79,7 @@ class QueueMeter:
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.attempts = dict.fromkeys(VERDICTS, 0)
+        self.attempts: dict[str, int] = dict.fromkeys(VERDICTS, 0)
         self.delivery = Histogram(DELIVERY_MS)
         self.delay = Histogram(DELAY_MS)
 

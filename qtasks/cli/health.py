@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import click
@@ -96,6 +97,6 @@ def _reason(body: bytes) -> str:
     return " ".join(str(text).split())[:300]
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int) -> NoReturn:
     click.echo(f"qtasks: {line}", err=code != 0)
     sys.exit(code)
