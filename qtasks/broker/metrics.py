@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Protocol
 
 from qtasks.broker.exposition import Family, Sample, histogram
@@ -31,6 +32,11 @@ DELAY_MS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000, 30
 STORE_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
 
 StoreWork = Literal["enqueue", "claim", "settle"]
+Record = Callable[[str, float, str], None]
+"""Takes the name of a histogram, a span in ms, and the label of what took so long."""
+DELIVERY = "qtasks_delivery_duration_seconds"
+DELAY = "qtasks_start_delay_seconds"
+STORE = "qtasks_store_duration_seconds"
 VERDICTS = ("delivered", "retry", "returned", "dead", "cancelled")
 
 
@@ -57,19 +63,16 @@ class Histogram:
 class _Timed:
     """Counts how long the block takes, at half the cost of a generator."""
 
-    __slots__ = ("_began_ns", "_lock", "_spans")
+    __slots__ = ("_began_ns", "_count")
 
-    def __init__(self, spans: Histogram, lock: threading.Lock) -> None:
-        self._spans = spans
-        self._lock = lock
+    def __init__(self, count: Callable[[float], None]) -> None:
+        self._count = count
 
     def __enter__(self) -> None:
         self._began_ns = stopwatch_ns()
 
     def __exit__(self, *error: object) -> None:
-        took_ms = (stopwatch_ns() - self._began_ns) / 1e6
-        with self._lock:
-            self._spans.observe(took_ms)
+        self._count((stopwatch_ns() - self._began_ns) / 1e6)
 
 
 class QueueMeter:
@@ -115,6 +118,8 @@ class Metrics:
             each: Histogram(STORE_MS) for each in ("enqueue", "claim", "settle")
         }
         self.node: NodeState | None = None
+        self.record: Record | None = None
+        """Is told of each span that is measured, by `telemetry.py`."""
 
     def _meter(self, name: str) -> QueueMeter:
         found = self._queues.get(name)
@@ -138,15 +143,30 @@ class Metrics:
         """Count attempts that have ended; called on the broker's loop alone."""
         for each in settlements:
             claim = each.claim
-            meter = self._meter(claim.queue or _unnamed(claim))
+            name = claim.queue or _unnamed(claim)
+            meter = self._meter(name)
             meter.attempts[_verdict(each)] += 1
-            meter.delivery.observe(each.ended_at - claim.started_at)
-            if claim.attempt == 1:  # it is not known here when a retry was due
-                meter.delay.observe(max(0, claim.started_at - max(claim.not_before, claim.created_at)))
+            took_ms = each.ended_at - claim.started_at
+            meter.delivery.observe(took_ms)
+            # Of a retry it is not known here when it was due.
+            delay_ms = _delay_ms(claim) if claim.attempt == 1 else None
+            if delay_ms is not None:
+                meter.delay.observe(delay_ms)
+            if self.record is not None:
+                label = OTHER if meter is self._other else name
+                self.record(DELIVERY, took_ms, label)
+                if delay_ms is not None:
+                    self.record(DELAY, delay_ms, label)
 
     def timed(self, work: StoreWork) -> _Timed:
         """Measure how long the store takes, from the call to the durable end. Safe on any thread."""
-        return _Timed(self._store[work], self._lock)
+        return _Timed(partial(self._stored, work))
+
+    def _stored(self, work: StoreWork, took_ms: float) -> None:
+        with self._lock:
+            self._store[work].observe(took_ms)
+        if self.record is not None:
+            self.record(STORE, took_ms, work)
 
     def families(self, found: Depths, now: int, *, is_ready: bool) -> list[Family]:
         """Give all metrics; `found` is what the store holds at `now`."""
@@ -160,22 +180,23 @@ class Metrics:
         ]
 
     def _of_node(self) -> list[Family]:
-        node = self.node
-        if node is None:
-            return []
-        info = {"version": VERSION, "node": node.boot_id}
-        idle = [] if node.idle_ms is None else [Sample(node.idle_ms / 1000)]
+        info, idle, in_flight = [], [], []
+        if self.node is not None:
+            info = [Sample(1, {"version": VERSION, "node": self.node.boot_id})]
+            in_flight = [Sample(self.node.in_flight)]
+            if self.node.idle_ms is not None:
+                idle = [Sample(self.node.idle_ms / 1000)]
         return [
-            _gauge("node_info", "The version, and the name of this life of the process.", [Sample(1, info)]),
+            _gauge("node_info", "The version, and the name of this life of the process.", info),
             _gauge("node_idle_seconds", "Time since this node last looked for work.", idle),
-            _gauge("in_flight", "Deliveries of this node that have not ended.", [Sample(node.in_flight)]),
+            _gauge("in_flight", "Deliveries of this node that have not ended.", in_flight),
         ]
 
     def _of_store(self) -> Family:
         with self._lock:
             lines = [line for work, each in self._store.items() for line in each.samples(operation=work)]
         about = "Time until the store had done something durably, by what it was."
-        return Family("qtasks_store_duration_seconds", "histogram", about, lines)
+        return Family(STORE, "histogram", about, lines)
 
     def _of_depths(self, depths: Sequence[Depth], now: int) -> list[Family]:
         """Add up what shares a label: the queues beyond the bound, and the flow-control keys."""
@@ -231,18 +252,22 @@ class Metrics:
             ),
             _counter("attempts_total", "Attempts that have ended, by what was made of them.", attempts),
             Family(
-                "qtasks_delivery_duration_seconds",
+                DELIVERY,
                 "histogram",
                 "Time from the start of an attempt to its answer.",
                 [line for name, meter in meters for line in meter.delivery.samples(queue=name)],
             ),
             Family(
-                "qtasks_start_delay_seconds",
+                DELAY,
                 "histogram",
                 "Time from when a message was due to the start of its first attempt.",
                 [line for name, meter in meters for line in meter.delay.samples(queue=name)],
             ),
         ]
+
+
+def _delay_ms(claim: Claim) -> int:
+    return max(0, claim.started_at - max(claim.not_before, claim.created_at))
 
 
 def _unnamed(claim: Claim) -> str:

@@ -16,6 +16,7 @@ from qtasks.broker.scheduler import Scheduler
 from qtasks.broker.service import Broker
 from qtasks.broker.store import cancelling, settling
 from qtasks.broker.store.records import NewMessage, Settlement
+from qtasks.broker.telemetry import find_telemetry
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError
 from qtasks.ids import Ids
@@ -94,6 +95,8 @@ class Node:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self.broker.database.join, self.boot_id, self._others_died)
         await self.recover()
+        if (telemetry := find_telemetry()) is not None:
+            telemetry.attach(self.broker)
         self.listen()
         self._claiming = asyncio.create_task(self.dispatcher.run(), name="qtasks-claiming")
         self._others = [
@@ -172,3 +175,5 @@ class Node:
             with suppress(BrokerError):  # it does not answer: others will find this node dead
                 await asyncio.to_thread(self.broker.database.leave)
             await self._deliverer.close()
+            if (telemetry := find_telemetry()) is not None:
+                telemetry.detach(self.broker)

@@ -62,7 +62,7 @@ BELOW: Mapping[str, frozenset[str]] = {
 # The others an app may do without: each is imported by what is for it alone.
 CONFINED = {
     "httpx": ("qtasks.client", "qtasks.tasks.senders"),
-    "opentelemetry": ("qtasks.tasks.spans",),
+    "opentelemetry": ("qtasks.tasks.spans", "qtasks.broker.telemetry"),
     "fastapi": ("qtasks.integrations.fastapi",),
     "django": ("qtasks.integrations.django",),
 }
