@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("qtasks/py.typed", "qtasks/broker/store/sql/messages.sql")
 BESIDE = ("LICENSE", "README.md", "pyproject.toml", "PKG-INFO", ".gitignore")
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSF|Python Software Foundation|MPL|Mozilla)\b")
+LEFTOVERS = ("__pycache__", "build", "dist", "node_modules", "qtasks_http.egg-info")
 STRICT = re.compile(r"GPL|General Public")
 
 
@@ -117,7 +119,7 @@ def problems(folder: Path) -> list[str]:
     backend = folder / "backend"
     requires = _project()["build-system"]["requires"]
     _run(sys.executable, "-m", "pip", "install", "--target", str(backend), *requires)
-    tracked = _run("git", "ls-files").splitlines()
+    tracked = tracked_files()
 
     wheel = build(folder / "dist", ROOT, backend, "wheel")
     sdist = build(folder / "dist", ROOT, backend, "sdist")
@@ -137,6 +139,19 @@ def problems(folder: Path) -> list[str]:
     found += sdist_problems(names, tracked)
     found += [] if is_same else ["the sdist builds another wheel than the repository"]
     return found + licence_problems(shipped_licences())
+
+
+def tracked_files() -> list[str]:
+    """Give the files of the repository; where there is no git, those of the folder that are no leftovers."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        # Whoever owns the folder: nothing of its configuration is run for a list.
+        return _run("git", "-c", "safe.directory=*", "ls-files").splitlines()
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [
+        each.as_posix()
+        for each in found
+        if not any(part.startswith(".") or part in LEFTOVERS for part in each.parts)
+    ]
 
 
 def _project() -> Mapping[str, dict[str, str]]:

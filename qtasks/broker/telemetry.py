@@ -46,7 +46,7 @@ class Telemetry:
 
     def _make(self, meter: Meter, family: Family) -> None:
         name = family.name.replace("_", ".", 1).removesuffix("_total").removesuffix("_seconds")
-        unit = "s" if family.name.endswith("_seconds") else "1"
+        unit = "s" if family.name.endswith("_seconds") else ""
         if family.kind == "histogram":
             self._spans[family.name] = _histogram(meter, name, unit, family)
             return
