@@ -1,4 +1,4 @@
-"""`qtasks db`: look after the file of a broker: check, back up, restore, migrate, count."""
+"""`qtasks db`: look after the store of a broker: check, back up, restore, migrate, count."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qtasks.errors import ConfigurationError, QTasksError
+
+if TYPE_CHECKING:
+    from qtasks.home.upkeep import Store
 
 FAILED = 1
 
@@ -31,67 +34,60 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands)
 def db() -> None:
-    """Look after a broker's SQLite file: check it, back it up, restore and migrate it."""
+    """Look after a broker's store: check it, back it up, restore and migrate it."""
 
 
-def _file(ctx: click.Context, param: click.Parameter, store: str | None) -> Path:
-    from qtasks.home.upkeep import file_of
+def _store(ctx: click.Context, param: click.Parameter, url: str | None) -> Store:
+    from qtasks.home.upkeep import store_of
 
-    return file_of(store or os.environ.get("QTASKS_BROKER") or "sqlite:///qtasks.db")
+    return store_of(url or os.environ.get("QTASKS_BROKER") or "sqlite:///qtasks.db")
 
 
 _on_store = click.option(
     "--store",
-    "path",
-    callback=_file,
-    help="The store: sqlite:///FILE.  [default: QTASKS_BROKER, else sqlite:///qtasks.db]",
+    callback=_store,
+    help="The store: sqlite:///FILE or postgresql://….  [default: QTASKS_BROKER, else sqlite:///qtasks.db]",
 )
 
 
 @db.command()
 @_on_store
-def migrate(*, path: Path) -> None:
-    """Bring the file to the schema of this version, as the next start would.
+def migrate(*, store: Store) -> None:
+    """Bring the store to the schema of this version, as the next start would.
 
-    No broker may be using it. There is no way back: take a backup first.
+    No broker may be using a file. There is no way back: take a backup first.
     """
-    from qtasks.home import upkeep
-
-    before, after = upkeep.migrate(path)
-    click.echo(f"{path}: schema {after}, {'as before' if before == after else f'was {before}'}")
+    before, after = store.migrate()
+    click.echo(f"{store}: schema {after}, {'as before' if before == after else f'was {before}'}")
 
 
 @db.command()
 @_on_store
-@click.option("--quick", is_flag=True, help="Do not compare indexes with their tables; much faster.")
-def check(*, path: Path, quick: bool) -> None:
+@click.option("--quick", is_flag=True, help="Do not compare a file's indexes with its tables; much faster.")
+def check(*, store: Store, quick: bool) -> None:
     """Look for damage, and for rows that contradict each other; exit 1 if there is any.
 
-    A broker may go on using the file meanwhile.
+    A broker may go on using the store meanwhile.
     """
-    from qtasks.broker.store import upkeep
-
-    problems = upkeep.check(path, is_quick=quick)
+    problems = store.check(is_quick=quick)
     for each in problems:
         click.echo(each)
     if problems:
-        click.echo(f"qtasks: {path} is not sound; stop the broker and restore a backup", err=True)
+        click.echo(f"qtasks: {store} is not sound; stop the broker and restore a backup", err=True)
         sys.exit(FAILED)
-    click.echo(f"{path}: ok")
+    click.echo(f"{store}: ok")
 
 
 @db.command()
 @_on_store
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
-def backup(*, path: Path, target: Path) -> None:
-    """Copy the file to TARGET, and its secrets to TARGET.keys, while a broker goes on using it.
+def backup(*, store: Store, target: Path) -> None:
+    """Copy a file to TARGET, and its secrets to TARGET.keys, while a broker goes on using it.
 
     The copy holds all that was accepted before the command began. It never overwrites a file.
     """
-    from qtasks.home import upkeep
-
     with _Bar() as bar:
-        made = upkeep.backup(path, target.absolute(), bar.tell)
+        made = store.backup(target.absolute(), bar.tell)
     click.echo(f"{made.path}: {made.size_bytes} bytes, read back and sound")
     if made.keys is not None:
         click.echo(f"{made.keys}: the secrets; keep them as safe as the originals")
@@ -116,32 +112,24 @@ class _Bar:
 @db.command()
 @_on_store
 @click.argument("source", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-def restore(*, path: Path, source: Path) -> None:
+def restore(*, store: Store, source: Path) -> None:
     """Put the backup SOURCE, and SOURCE.keys, where there is no file now.
 
     What was delivered after the backup was taken is delivered again.
     """
-    from qtasks.home import upkeep
-
-    upkeep.restore(source.absolute(), path)
-    click.echo(f"{path}: restored from {source}")
+    store.restore(source.absolute())
+    click.echo(f"{store}: restored from {source}")
 
 
 @db.command()
 @_on_store
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def stats(*, path: Path, as_json: bool) -> None:
-    """Count what the file holds. A broker may go on using it meanwhile."""
-    from qtasks.broker.store import upkeep
-    from qtasks.home.ownership import owner_socket
-
-    found = upkeep.stats(path)
-    facts: dict[str, object] = {"store": str(path), **asdict(found)}
-    facts["owner_listens"] = owner_socket(path) is not None
+def stats(*, store: Store, as_json: bool) -> None:
+    """Count what the store holds. A broker may go on using it meanwhile."""
+    found = store.stats()
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps({"name": str(store), **asdict(found)}))
         return
-    rows = facts.pop("rows")
-    assert isinstance(rows, dict)
-    for name, value in (facts | rows).items():
+    click.echo(f"{'store':20} {store}")
+    for name, value in {**found.store, **found.rows}.items():
         click.echo(f"{name.replace('_', ' '):20} {value}")

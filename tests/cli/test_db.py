@@ -43,7 +43,8 @@ def test_what_a_file_holds_is_told_to_people_and_programs(store: Path) -> None:
     assert code == 0
     assert "messages             1\n" in table
     assert "ready                1\n" in table
-    assert (found["rows"]["ready"], found["store"], found["owner_listens"]) == (1, str(store), False)
+    assert (found["rows"]["ready"], found["name"]) == (1, str(store))
+    assert found["store"].keys() == {"schema", "file_bytes", "log_bytes", "free_bytes"}
 
 
 def test_the_store_is_that_of_the_environment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +92,13 @@ def test_a_migration_says_what_it_did(store: Path) -> None:
             1,
             "qtasks: /nowhere/q.db does not exist",
         ),
-        (["check", "--store", "postgresql://me:secret@db/q"], 2, "use its own tools, such as pg_dump"),
-        (["check", "--store", "q.db"], 2, "--store must name a file: sqlite:///qtasks.db"),
+        (
+            ["backup", "a.db", "--store", "postgresql://me:secret@db/q"],
+            2,
+            "by its own tools",
+        ),
+        (["check", "--store", "postgresql://me:secret@127.0.0.1:1/q"], 1, "does not answer"),
+        (["check", "--store", "q.db"], 2, "--store must name a store: sqlite:///qtasks.db or postgresql"),
         (["restore", "/nowhere/copy.db"], 2, "File '/nowhere/copy.db' does not exist"),
         (["backup"], 2, "Missing argument 'TARGET'"),
         (["vacuum"], 2, "No such command 'vacuum'"),

@@ -13,13 +13,17 @@ import pytest
 
 from qtasks.broker.store import upkeep as file
 from qtasks.broker.store.migrate import APPLICATION_ID
+from qtasks.broker.store.postgres import PostgresDatabase
 from qtasks.broker.store.queries import load_migrations
 from qtasks.broker.store.records import Reply
+from qtasks.clock import ManualClock
 from qtasks.errors import ConfigurationError, StoreBusy, StoreFull, StoreTooNew, StoreUnusable
 from qtasks.home import upkeep
 from qtasks.home.keys import keys_path
 from qtasks.home.ownership import Ownership
 from tests.support.broker import WIDE, Rig
+from tests.support.postgres import Postgres
+from tests.support.store import Verbs
 
 Change = Callable[[sqlite3.Connection], object]
 
@@ -117,7 +121,7 @@ def test_a_backup_has_all_and_is_for_this_user_alone(store: Path, tmp_path: Path
     keys_path(store).write_text("QSTASH_TOKEN=x\n", encoding="utf-8")
     told: list[tuple[int, int]] = []
 
-    made = upkeep.backup(store, target, lambda done, total: told.append((done, total)))
+    made = upkeep.SqliteStore(store).backup(target, lambda done, total: told.append((done, total)))
 
     assert made == upkeep.Backup(target, target.stat().st_size, keys_path(target))
     assert file.stats(target).rows == file.stats(store).rows
@@ -132,7 +136,7 @@ def test_a_backup_overwrites_nothing(store: Path, tmp_path: Path, taken: str) ->
     (tmp_path / taken).write_text("mine", encoding="utf-8")
 
     with pytest.raises(StoreUnusable, match="exists; a backup overwrites nothing, name another file"):
-        upkeep.backup(store, tmp_path / "copy.db", lambda done, total: None)
+        upkeep.SqliteStore(store).backup(tmp_path / "copy.db", lambda done, total: None)
 
     assert (tmp_path / taken).read_text(encoding="utf-8") == "mine"
 
@@ -165,9 +169,9 @@ def test_a_backup_into_no_folder_is_refused(store: Path, tmp_path: Path) -> None
 def test_a_restored_file_is_the_backup_with_its_keys(store: Path, tmp_path: Path) -> None:
     keys_path(store).write_text("QSTASH_TOKEN=x\n", encoding="utf-8")
     copy, again = tmp_path / "copy.db", tmp_path / "again.db"
-    upkeep.backup(store, copy, lambda done, total: None)
+    upkeep.SqliteStore(store).backup(copy, lambda done, total: None)
 
-    upkeep.restore(copy, again)
+    upkeep.SqliteStore(again).restore(copy)
 
     assert file.check(again) == []
     assert file.stats(again).rows == file.stats(store).rows
@@ -179,13 +183,13 @@ def test_nothing_is_restored_beside_what_is_left_of_another(store: Path, tmp_pat
     (tmp_path / left).touch()
 
     with pytest.raises(StoreUnusable, match=f"{left} exists; move it away first"):
-        upkeep.restore(store, tmp_path / "again.db")
+        upkeep.SqliteStore(tmp_path / "again.db").restore(store)
 
 
 def test_nothing_is_migrated_or_restored_while_a_process_owns_the_file(store: Path, tmp_path: Path) -> None:
     for path, act in (
-        (store, lambda: upkeep.migrate(store)),
-        (tmp_path / "again.db", lambda: upkeep.restore(store, tmp_path / "again.db")),
+        (store, lambda: upkeep.SqliteStore(store).migrate()),
+        (tmp_path / "again.db", lambda: upkeep.SqliteStore(tmp_path / "again.db").restore(store)),
     ):
         ownership = Ownership.try_acquire(path)
         assert ownership is not None
@@ -212,8 +216,8 @@ def test_an_old_file_is_migrated_and_says_from_where(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match="start the broker, or run qtasks db migrate"):
         file.check(path)
 
-    assert upkeep.migrate(path) == (before, file.newest_schema())
-    assert upkeep.migrate(path) == (file.newest_schema(), file.newest_schema())
+    assert upkeep.SqliteStore(path).migrate() == (before, file.newest_schema())
+    assert upkeep.SqliteStore(path).migrate() == (file.newest_schema(), file.newest_schema())
     assert file.check(path) == []
 
 
@@ -250,19 +254,46 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_looking_makes_no_file(tmp_path: Path) -> None:
-    for look in (file.check, file.stats, upkeep.migrate):
+    for look in (file.check, file.stats, lambda path: upkeep.SqliteStore(path).migrate()):
         with pytest.raises(StoreUnusable, match="does not exist"):
             look(tmp_path / "q.db")
 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("url", "text"),
-    [("postgresql://me:secret@db/q", "pg_dump"), ("http://broker:8080", "--store must name a file")],
-)
-def test_a_store_that_is_no_file_is_refused_without_its_password(url: str, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=text) as caught:
-        upkeep.file_of(url)
+def test_what_is_no_store_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--store must name a store: sqlite:///qtasks"):
+        upkeep.store_of("http://broker:8080")
 
-    assert "secret" not in str(caught.value)
+
+def test_a_store_on_postgresql_is_looked_after_too(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.new_store()
+    store = upkeep.store_of(url)
+    with pytest.raises(StoreUnusable, match=r"has schema 0, .* or run qtasks db migrate"):
+        store.check(is_quick=False)
+
+    newest = load_migrations("postgres")[-1][0]
+    assert [store.migrate(), store.migrate()] == [(0, newest), (newest, newest)]
+    database = PostgresDatabase(url)
+    try:
+        verbs = Verbs(database, ManualClock())
+        verbs.enqueue(queue="mail")
+        verbs.claim()
+        assert store.check(is_quick=False) == []
+        found = store.stats()
+        assert (found.rows["active"], found.store["schema"]) == (1, newest)
+        assert found.store["bytes"] > 0
+        database.run(lambda session: session.run("message_delete", {"seq": 1}))
+        assert store.check(is_quick=False) == ["unfinished messages without content: 1"]
+    finally:
+        database.close()
+
+
+def test_postgresql_is_copied_by_its_own_tools_and_no_password_is_told(tmp_path: Path) -> None:
+    store = upkeep.store_of("postgresql://me:secret@db.example/q?schema=shop")
+
+    with pytest.raises(ConfigurationError, match="pg_dump -Fc -n shop -f FILE"):
+        store.backup(tmp_path / "copy.db", lambda done, total: None)
+    with pytest.raises(ConfigurationError, match="pg_restore"):
+        store.restore(tmp_path / "copy.db")
+    assert str(store) == "postgresql://db.example/q (schema shop)"

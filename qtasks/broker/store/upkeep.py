@@ -1,7 +1,8 @@
 """Looks after a SQLite file from outside the broker: check, backup, figures. Never writes to it.
 
 Everything is read on one snapshot of a connection that cannot write, so a broker at work is not disturbed:
-readers keep no writer waiting, and its log merely grows while they last. SQLite 3.22 or newer.
+readers keep no writer waiting, and its log merely grows while they last. What must hold in every store
+stands in `sql/checks`, and `upkeep_postgres.py` asks for it too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qtasks.broker.store.database import Params, Row
 from qtasks.broker.store.migrate import APPLICATION_ID
 from qtasks.broker.store.queries import FOLDER, load_migrations, load_queries
 from qtasks.broker.store.sqlite import BUSY_MS
@@ -28,32 +30,45 @@ Progress = Callable[[int, int], None]
 """Told how many pages are copied, and how many there are."""
 
 
+Ask = Callable[[str, Params], list[Row]]
+"""Gives the rows of a text on one snapshot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The figures of a file: sizes in bytes, and rows by what they are."""
+    """The figures of a store: its schema and sizes in bytes, and rows by what they are."""
 
-    schema: int
-    newest_schema: int
-    file_bytes: int
-    log_bytes: int
-    free_bytes: int
-    """Room inside the file that is used again before it grows."""
+    store: Mapping[str, int]
     rows: Mapping[str, int]
+
+
+def counted(ask: Ask) -> dict[str, int]:
+    """Count what is in a store, by what it is."""
+    return {name: ask(text, {})[0][0] for name, text in _queries("stats").items()}
+
+
+def contradictions(ask: Ask) -> list[str]:
+    """Say which rows of a store contradict each other, with some of their numbers."""
+    found = []
+    for wrong, text in _queries("checks").items():
+        rows = ask(text, {"most": EXAMPLES + 1})
+        if rows:
+            numbers = ", ".join(str(row[0]) for row in rows[:EXAMPLES])
+            found.append(f"{wrong}: {numbers}{', …' if len(rows) > EXAMPLES else ''}")
+    return found
 
 
 def stats(path: Path) -> Stats:
     """Count what a file holds; the schema must be this version's."""
     with _snapshot(path) as connection:
-        schema = _check_schema(connection, path)
-        page_bytes = _pragma(connection, "page_size")
-        return Stats(
-            schema=schema,
-            newest_schema=newest_schema(),
-            file_bytes=path.stat().st_size,
-            log_bytes=_size(path.with_name(f"{path.name}-wal")),
-            free_bytes=_pragma(connection, "freelist_count") * page_bytes,
-            rows={name: connection.execute(text).fetchone()[0] for name, text in _queries("stats").items()},
-        )
+        figures = {
+            "schema": _check_schema(connection, path),
+            "file_bytes": path.stat().st_size,
+            "log_bytes": _size(path.with_name(f"{path.name}-wal")),
+            # Room inside the file that is used again before it grows.
+            "free_bytes": _pragma(connection, "freelist_count") * _pragma(connection, "page_size"),
+        }
+        return Stats(figures, counted(_asking(connection)))
 
 
 def check(path: Path, *, is_quick: bool = False) -> list[str]:
@@ -66,12 +81,11 @@ def check(path: Path, *, is_quick: bool = False) -> list[str]:
         if found:
             return found  # what is damaged answers nothing else reliably
         _check_schema(connection, path)
-        for wrong, text in _queries("checks").items():
-            rows = connection.execute(text, {"most": EXAMPLES + 1}).fetchall()
-            if rows:
-                numbers = ", ".join(str(row[0]) for row in rows[:EXAMPLES])
-                found.append(f"{wrong}: {numbers}{', …' if len(rows) > EXAMPLES else ''}")
-    return found
+        return contradictions(_asking(connection))
+
+
+def _asking(connection: sqlite3.Connection) -> Ask:
+    return lambda text, params: connection.execute(text, params).fetchall()
 
 
 def backup(path: Path, target: Path, progress: Progress = lambda done, total: None) -> int:

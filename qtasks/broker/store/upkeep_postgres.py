@@ -1,0 +1,81 @@
+"""Looks after a store on PostgreSQL: what holds in it, and its figures. Copies are made by its own tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from qtasks.broker.store.postgres import psycopg_text
+from qtasks.broker.store.postgres_links import Place, link, meaning_of
+from qtasks.broker.store.queries import FOLDER, load_migrations, load_queries
+from qtasks.broker.store.upkeep import Ask, Stats, contradictions, counted
+from qtasks.errors import StoreTooNew, StoreUnusable
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+def newest_schema() -> int:
+    """Give the number of the schema that this version makes."""
+    return load_migrations("postgres")[-1][0]
+
+
+def schema_of(place: Place) -> int:
+    """Give the number of the schema of a store; 0 if there is nothing yet."""
+    with _snapshot(place) as connection:
+        return _schema(connection)
+
+
+def stats(place: Place) -> Stats:
+    """Count what a store holds; the schema must be this version's."""
+    with _checked(place) as connection:
+        ask = _asking(connection)
+        [[size]] = ask(load_queries("postgres", FOLDER / "sizes")["bytes"], {})
+        return Stats({"schema": newest_schema(), "bytes": size}, counted(ask))
+
+
+def check(place: Place) -> list[str]:
+    """Say which rows contradict each other, nothing if none do."""
+    with _checked(place) as connection:
+        return contradictions(_asking(connection))
+
+
+def _asking(connection: psycopg.Connection[Any]) -> Ask:
+    return lambda text, params: connection.execute(psycopg_text(text).encode(), params).fetchall()
+
+
+@contextmanager
+def _checked(place: Place) -> Iterator[psycopg.Connection[Any]]:
+    with _snapshot(place) as connection:
+        schema, newest = _schema(connection), newest_schema()
+        if schema > newest:
+            raise StoreTooNew(
+                f"{place} has schema {schema}, this version knows up to {newest}; upgrade qtasks"
+            )
+        if schema < newest:
+            raise StoreUnusable(
+                f"{place} has schema {schema}, this version works with {newest}; "
+                "start a broker, or run qtasks db migrate"
+            )
+        yield connection
+
+
+@contextmanager
+def _snapshot(place: Place) -> Iterator[psycopg.Connection[Any]]:
+    """Open one snapshot, on which a question may take as long as it takes."""
+    with closing(link(place)) as connection:
+        try:
+            connection.execute(place.begin_reading)
+            connection.execute(b"SET LOCAL statement_timeout TO 0")
+            yield connection
+        except Exception as error:
+            raise meaning_of(error, place) or error from error
+
+
+def _schema(connection: psycopg.Connection[Any]) -> int:
+    there = connection.execute(b"SELECT to_regclass('schema_version')").fetchone()
+    if there is None or there[0] is None:
+        return 0
+    row = connection.execute(b"SELECT version FROM schema_version").fetchone()
+    return row[0] if row else 0
