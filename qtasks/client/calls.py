@@ -26,7 +26,7 @@ from qtasks.client.flow_keys import (
     resume_flow_key,
     unpin_flow_key,
 )
-from qtasks.client.health import livez, openapi, readyz
+from qtasks.client.health import livez, metrics, openapi, readyz
 from qtasks.client.keys import (
     KeyStatus,
     KeyUse,
@@ -109,6 +109,7 @@ __all__ = [
     "global_parallelism",
     "key_status",
     "livez",
+    "metrics",
     "log",
     "make_token",
     "message",

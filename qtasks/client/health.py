@@ -20,3 +20,8 @@ def readyz() -> Call[None]:
 def openapi() -> Call[Mapping[str, object]]:
     """Ask for the description of the API in OpenAPI 3.1."""
     return Call("GET", "/openapi.json", read_object)
+
+
+def metrics() -> Call[str]:
+    """Ask for the metrics, in the text form of Prometheus."""
+    return Call("GET", "/metrics", bytes.decode)

@@ -221,6 +221,7 @@ async def use_keys(bench: Bench) -> None:
 async def use_health(bench: Bench) -> None:
     """Ask what needs no token."""
     await bench.send(calls.livez())
+    assert "qtasks_" in await bench.send(calls.metrics())
     await bench.send(calls.readyz())
     assert (await bench.send(calls.openapi()))["openapi"] == "3.1.0"
 

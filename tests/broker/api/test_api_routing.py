@@ -72,6 +72,7 @@ EXAMPLES = {
     "POST /qtasks/v1/tokens": "/qtasks/v1/tokens",
     "DELETE /qtasks/v1/tokens/{name}": "/qtasks/v1/tokens/dashboard",
     "GET /livez": "/livez",
+    "GET /qtasks/v1/keys": "/qtasks/v1/keys",
     "GET /readyz": "/readyz",
     "GET /metrics": "/metrics",
     "GET /openapi.json": "/openapi.json",
