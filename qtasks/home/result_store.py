@@ -1,34 +1,27 @@
-"""Results that the app keeps itself, on a SQLite file of its own: for hosted QStash, which keeps none.
+"""Results that the app keeps itself, for hosted QStash, which keeps none: on SQLite or PostgreSQL.
 
-Any number of processes of one machine may use the file at once. It is opened at the first use.
+Any number of processes may do so at once, on a file those of one machine. It is opened at the first use.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import orjson
 
-from qtasks.broker.store.queries import load_queries
 from qtasks.clock import Clock
-from qtasks.errors import ConfigurationError, StoreError, StoreUnusable
+from qtasks.errors import ConfigurationError
+from qtasks.home.result_tables import PostgresTable, ResultTable, SqliteTable
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.settings import database_path
-from qtasks.tasks.forks import call_after_fork
 from qtasks.tasks.recording import FINISHED_MS, Record, ResultBackend
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x71747273  # "qtrs", in the header of the file
-BUSY_S = 5.0
 FIRST_PAUSE_MS = 10
 LAST_PAUSE_MS = 200
 
@@ -39,27 +32,20 @@ def open_results(url: str, clock: Clock) -> ResultBackend:
     if url.endswith(":memory:"):
         raise ConfigurationError("results in memory would be lost; use a file, sqlite:///results.db")
     if scheme == "sqlite":
-        return SqliteResults(database_path(url), clock)
+        return KeptResults(SqliteTable(database_path(url)), clock)
     if scheme in ("postgresql", "postgres"):
-        raise ConfigurationError(
-            "results on postgresql:// come with the extra [postgres] in a later version; "
-            "use sqlite:///results.db"
-        )
+        return KeptResults(PostgresTable(url), clock)
     raise ConfigurationError(
-        f"QTASKS_RESULTS names {scheme!r}, which keeps no results; use sqlite:///results.db"
+        f"QTASKS_RESULTS names {scheme!r}, which keeps no results; use sqlite:///results.db or postgresql://…"
     )
 
 
-class SqliteResults:
-    """A `ResultBackend` on one connection, which threads take turns with."""
+class KeptResults:
+    """A `ResultBackend` on a table of the app's own."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path
+    def __init__(self, table: ResultTable, clock: Clock) -> None:
+        self._table = table
         self._clock = clock
-        self._queries = load_queries("sqlite", Path(__file__).parent / "sql")
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        call_after_fork(self._forget)
 
     def store(self, records: Sequence[Record]) -> None:
         """Write down, durably, and clear away a little of what has been kept long enough."""
@@ -77,12 +63,7 @@ class SqliteResults:
             }
             for each in records
         ]
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.executemany(self._queries["put_result"], rows)
-            connection.execute(self._queries["forget_results"], {"now": self._clock.now()})
-
-        self._write(write)
+        self._table.write(("put_result", rows), ("forget_results", [{"now": self._clock.now()}]))
 
     def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Say what is known of a task, waiting up to `wait_ms` for its end."""
@@ -107,26 +88,21 @@ class SqliteResults:
             {"task_id": task_id, "progress": orjson.dumps(replace(report, reported_at=now).to_json())}
             for task_id, report in reports.items()
         ]
-        self._write(lambda connection: connection.executemany(self._queries["report_progress"], rows))
+        self._table.write(("report_progress", rows))
 
     def cancelled(self, task_id: str) -> None:
         """Write down that a task was called off, unless it has finished."""
         now = self._clock.now()
-        self._change("cancel_result", {"task_id": task_id, "now": now, "forget_at": now + FINISHED_MS})
+        row = {"task_id": task_id, "now": now, "forget_at": now + FINISHED_MS}
+        self._table.write(("cancel_result", [row]))
 
     def forget(self, task_id: str) -> bool:
         """Drop the value or error that is kept of a task; say whether there was one."""
-        return self._change("drop_result", {"task_id": task_id}) > 0
-
-    def _change(self, query: str, values: Mapping[str, object]) -> int:
-        return self._use(lambda connection: connection.execute(self._queries[query], values).rowcount)
+        return self._table.write(("drop_result", [{"task_id": task_id}])) > 0
 
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+        """Close what is open; the next use opens it again."""
+        self._table.close()
 
     def _pauses(self, wait_ms: int) -> Iterator[int]:
         """Say how long to wait between looks: whoever writes may be another process, and tells nobody."""
@@ -137,12 +113,11 @@ class SqliteResults:
             pause_ms = min(2 * pause_ms, LAST_PAUSE_MS)
 
     def _look(self, task_id: str) -> ResultView:
-        query = self._queries["find_result"]
-        row = self._use(lambda connection: connection.execute(query, {"task_id": task_id}).fetchone())
+        rows = self._table.all("find_result", {"task_id": task_id})
         now = self._clock.now()
-        if row is None:
+        if not rows:
             return ResultView(task_id=task_id, state="UNKNOWN")
-        state, value, error, progress, attempts, created_at, finished_at, value_until, forget_at = row
+        state, value, error, progress, attempts, created_at, finished_at, value_until, forget_at = rows[0]
         if forget_at <= now:
             return ResultView(task_id=task_id, state="UNKNOWN")
         return ResultView(
@@ -158,9 +133,7 @@ class SqliteResults:
 
     def _look_for_settled(self, task_ids: Sequence[str]) -> list[str]:
         values = {"task_ids": orjson.dumps(list(task_ids)).decode(), "now": self._clock.now()}
-        query = self._queries["find_unsettled"]
-        rows = self._use(lambda connection: connection.execute(query, values).fetchall())
-        under_way = {task_id for (task_id,) in rows}
+        under_way = {task_id for (task_id,) in self._table.all("find_unsettled", values)}
         return [each for each in task_ids if each not in under_way]
 
     def _wait(self, look: Callable[[], T], is_answer: Callable[[T], bool], wait_ms: int) -> T:
@@ -178,70 +151,3 @@ class SqliteResults:
             if is_answer(found) or not (pause_ms := next(pauses, 0)):
                 return found
             await self._clock.sleep(pause_ms)
-
-    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        def write(connection: sqlite3.Connection) -> None:
-            with _transaction(connection):
-                work(connection)
-
-        self._use(write)
-
-    def _use(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = _open(self._path, self._queries)
-                return work(self._connection)
-            except sqlite3.Error as error:
-                raise StoreError(f"results cannot be kept in {self._path}: {error}") from error
-
-    def _forget(self) -> None:
-        """A forked child must not touch its parent's connection, nor close it."""
-        self._lock = threading.Lock()
-        if self._connection is not None:
-            _LEFT.append(self._connection)
-            self._connection = None
-
-
-_LEFT: list[sqlite3.Connection] = []
-"""Connections of the parent, which a forked child keeps from being closed: that would drop its locks."""
-
-
-def _open(path: Path, queries: dict[str, str]) -> sqlite3.Connection:
-    with suppress(OSError):  # it exists, or SQLite says better what is wrong with its path
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # results are for this user alone
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-    try:
-        _check_ours(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        with _transaction(connection):
-            connection.execute(queries["make_table"])
-            connection.execute(queries["make_index"])
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
-    owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if owner != APPLICATION_ID and (owner or tables):
-        raise StoreUnusable(
-            f"{path} is a database of another kind; name another file, "
-            "for example QTASKS_RESULTS=sqlite:///results.db"
-        )
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise

@@ -16,10 +16,12 @@ import pytest
 from qtasks import ConfigurationError, QTasks
 from qtasks.clock import ManualClock, SystemClock
 from qtasks.errors import StoreError, StoreUnusable
-from qtasks.home.result_store import SqliteResults, open_results
+from qtasks.home.result_store import KeptResults, open_results
+from qtasks.home.result_tables import SqliteTable
 from qtasks.protocol.results import ProgressReport, ResultView
-from qtasks.tasks.recording import Record
+from qtasks.tasks.recording import Record, ResultBackend
 from tests.support.homes import SOON_S, remote_settings
+from tests.support.postgres import Postgres
 
 FAR = 2_000_000_000_000
 RUNNING = ResultView(task_id="tsk_1", state="RUNNING", attempts=1, created_at=5)
@@ -37,21 +39,37 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where results are kept: on both kinds of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'results.db'}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_store()
+
+
 @pytest.fixture
-def kept(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteResults]:
-    results = SqliteResults(tmp_path / "results.db", clock)
+def kept(url: str, clock: ManualClock) -> Iterator[ResultBackend]:
+    results = open_results(url, clock)
+    yield results
+    results.close()
+
+
+@pytest.fixture
+def on_file(tmp_path: Path, clock: ManualClock) -> Iterator[KeptResults]:
+    results = KeptResults(SqliteTable(tmp_path / "results.db"), clock)
     yield results
     results.close()
 
 
 @pytest.mark.parametrize("view", [QUEUED, RUNNING, DONE, FAILED])
-def test_what_is_stored_comes_back_as_it_was(kept: SqliteResults, view: ResultView) -> None:
+def test_what_is_stored_comes_back_as_it_was(kept: ResultBackend, view: ResultView) -> None:
     kept.store([record(view)])
 
     assert kept.result("tsk_1") == view
 
 
-def test_an_id_that_nobody_knows_is_unknown(kept: SqliteResults) -> None:
+def test_an_id_that_nobody_knows_is_unknown(kept: ResultBackend) -> None:
     assert kept.result("tsk_1", 60_000) == ResultView(task_id="tsk_1", state="UNKNOWN")
 
 
@@ -68,7 +86,7 @@ def test_an_id_that_nobody_knows_is_unknown(kept: SqliteResults) -> None:
     ],
 )
 def test_success_is_final_and_all_else_follows_the_attempts(
-    kept: SqliteResults, earlier: ResultView, later: ResultView, left: ResultView
+    kept: ResultBackend, earlier: ResultView, later: ResultView, left: ResultView
 ) -> None:
     kept.store([record(earlier)])
     kept.store([record(later)])
@@ -76,7 +94,7 @@ def test_success_is_final_and_all_else_follows_the_attempts(
     assert kept.result("tsk_1") == left
 
 
-def test_a_value_goes_before_the_task_is_forgotten(kept: SqliteResults, clock: ManualClock) -> None:
+def test_a_value_goes_before_the_task_is_forgotten(kept: ResultBackend, clock: ManualClock) -> None:
     now = clock.now()
     kept.store([record(DONE, value_until=now + 1000, forget_at=now + 2000)])
 
@@ -87,14 +105,14 @@ def test_a_value_goes_before_the_task_is_forgotten(kept: SqliteResults, clock: M
 
 
 def test_what_is_forgotten_leaves_the_file_with_the_next_store(
-    kept: SqliteResults, clock: ManualClock, tmp_path: Path
+    on_file: KeptResults, clock: ManualClock, tmp_path: Path
 ) -> None:
     for number in range(150):
         view = replace(DONE, task_id=f"tsk_{number}")
-        kept.store([record(view, forget_at=clock.now() + 1000)])
+        on_file.store([record(view, forget_at=clock.now() + 1000)])
     clock.advance(1000)
     for number in (1, 2):
-        kept.store([record(replace(DONE, task_id=f"new_{number}"))])
+        on_file.store([record(replace(DONE, task_id=f"new_{number}"))])
 
     with sqlite3.connect(tmp_path / "results.db") as connection:
         [(count,)] = connection.execute("SELECT count(*) FROM task_results").fetchall()
@@ -102,7 +120,7 @@ def test_what_is_forgotten_leaves_the_file_with_the_next_store(
     assert count == 2
 
 
-def test_a_task_that_was_called_off_is_not_tried_again_but_may_have_succeeded(kept: SqliteResults) -> None:
+def test_a_task_that_was_called_off_is_not_tried_again_but_may_have_succeeded(kept: ResultBackend) -> None:
     kept.store([record(RUNNING)])
     kept.cancelled("tsk_1")
     kept.store([record(replace(RUNNING, state="RETRYING"))])
@@ -113,7 +131,7 @@ def test_a_task_that_was_called_off_is_not_tried_again_but_may_have_succeeded(ke
     assert kept.result("tsk_1") == DONE
 
 
-def test_a_forgotten_value_is_gone_and_the_state_stays(kept: SqliteResults) -> None:
+def test_a_forgotten_value_is_gone_and_the_state_stays(kept: ResultBackend) -> None:
     kept.store([record(DONE)])
 
     assert kept.forget("tsk_1")
@@ -121,7 +139,7 @@ def test_a_forgotten_value_is_gone_and_the_state_stays(kept: SqliteResults) -> N
     assert kept.result("tsk_1") == replace(DONE, value=None)
 
 
-def test_of_some_tasks_those_count_that_have_finished_or_are_unknown(kept: SqliteResults) -> None:
+def test_of_some_tasks_those_count_that_have_finished_or_are_unknown(kept: ResultBackend) -> None:
     kept.store([record(replace(view, task_id=name)) for name, view in (("a", DONE), ("b", RUNNING))])
     kept.store([record(replace(view, task_id=name)) for name, view in (("c", FAILED), ("d", QUEUED))])
 
@@ -130,7 +148,7 @@ def test_of_some_tasks_those_count_that_have_finished_or_are_unknown(kept: Sqlit
     assert kept.settled([], 60_000) == []
 
 
-def test_progress_is_kept_until_the_task_has_finished(kept: SqliteResults, clock: ManualClock) -> None:
+def test_progress_is_kept_until_the_task_has_finished(kept: ResultBackend, clock: ManualClock) -> None:
     report = ProgressReport(30, 100, "Importing")
     kept.store([record(RUNNING)])
     kept.report_progress({"tsk_1": report, "nobody": report})
@@ -144,7 +162,7 @@ def test_progress_is_kept_until_the_task_has_finished(kept: SqliteResults, clock
 
 
 def test_a_wait_on_a_thread_ends_with_the_task(tmp_path: Path) -> None:
-    kept = SqliteResults(tmp_path / "results.db", SystemClock())
+    kept = KeptResults(SqliteTable(tmp_path / "results.db"), SystemClock())
     kept.store([record(RUNNING)])
     found: list[ResultView] = []
     waiting = threading.Thread(target=lambda: found.append(kept.result("tsk_1", 10_000)))
@@ -171,7 +189,7 @@ class CountingClock(ManualClock):
 
 async def test_a_wait_on_a_loop_sleeps_between_looks_and_ends_in_time(tmp_path: Path) -> None:
     clock = CountingClock()
-    kept = SqliteResults(tmp_path / "results.db", clock)
+    kept = KeptResults(SqliteTable(tmp_path / "results.db"), clock)
     kept.store([record(RUNNING)])
 
     view = await kept.aresult("tsk_1", 1000)
@@ -191,21 +209,21 @@ def test_many_processes_write_the_same_new_file(tmp_path: Path) -> None:
         each.join(30)
     assert [each.exitcode for each in writers] == [0, 0, 0]
 
-    kept = SqliteResults(path, SystemClock())
+    kept = KeptResults(SqliteTable(path), SystemClock())
     states = {kept.result(f"{name}{n}").state for name in "abc" for n in range(50)}
     kept.close()
     assert states == {"SUCCEEDED"}
 
 
 def write_results(path: Path, name: str) -> None:
-    kept = SqliteResults(path, SystemClock())
+    kept = KeptResults(SqliteTable(path), SystemClock())
     for number in range(50):
         kept.store([record(replace(DONE, task_id=f"{name}{number}"))])
     kept.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_opens_the_file_anew(kept: SqliteResults) -> None:
+def test_a_forked_child_opens_the_file_anew(kept: ResultBackend) -> None:
     kept.store([record(DONE)])
 
     child = os.fork()
@@ -219,8 +237,8 @@ def test_a_forked_child_opens_the_file_anew(kept: SqliteResults) -> None:
     assert kept.result("tsk_2").state == "SUCCEEDED"
 
 
-def test_the_file_is_for_its_user_alone(kept: SqliteResults, tmp_path: Path) -> None:
-    kept.store([record(DONE)])
+def test_the_file_is_for_its_user_alone(on_file: KeptResults, tmp_path: Path) -> None:
+    on_file.store([record(DONE)])
 
     assert stat.S_IMODE((tmp_path / "results.db").stat().st_mode) == 0o600
 
@@ -232,21 +250,18 @@ def test_a_database_of_another_kind_is_left_alone(tmp_path: Path, clock: ManualC
     connection.close()
 
     with pytest.raises(StoreUnusable, match=r"other\.db is a database of another kind; name another file"):
-        SqliteResults(path, clock).store([record(DONE)])
+        KeptResults(SqliteTable(path), clock).store([record(DONE)])
 
 
 def test_a_file_that_cannot_be_opened_says_where_it_was_to_be(tmp_path: Path, clock: ManualClock) -> None:
     with pytest.raises(StoreError, match=r"results cannot be kept in .*nowhere/results\.db: unable to open"):
-        SqliteResults(tmp_path / "nowhere" / "results.db", clock).store([record(DONE)])
+        KeptResults(SqliteTable(tmp_path / "nowhere" / "results.db"), clock).store([record(DONE)])
 
 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        (
-            "postgresql://host/db",
-            r"come with the extra \[postgres\] in a later version; use sqlite:///results",
-        ),
+        ("postgresql://host/db?schema=A-B", "schema='A-B' is not possible; it is up to 48 small letters"),
         ("redis://host", "QTASKS_RESULTS names 'redis', which keeps no results; use sqlite:///results.db"),
         ("sqlite:///:memory:", "results in memory would be lost; use a file, sqlite:///results.db"),
     ],

@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from qtasks.errors import DecodeError
-from qtasks.home.result_store import SqliteResults
+from qtasks.home.result_store import KeptResults
+from qtasks.home.result_tables import SqliteTable
 from qtasks.protocol.signature import sign
 from qtasks.tasks.answers import Answer
 from qtasks.tasks.envelope import EnvelopeSigner, pack
@@ -39,17 +40,17 @@ def report(**changes: Any) -> bytes:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[SqliteResults]:
-    results = SqliteResults(tmp_path / "results.db", SHOP.clock)
+def kept(tmp_path: Path) -> Iterator[KeptResults]:
+    results = KeptResults(SqliteTable(tmp_path / "results.db"), SHOP.clock)
     yield results
     results.close()
 
 
-def failures(kept: SqliteResults, destination: str = URL) -> Failures:
+def failures(kept: KeptResults, destination: str = URL) -> Failures:
     return Failures(kept, signer=lambda: SHOP.signer, destination=destination, clock=SHOP.clock)
 
 
-async def test_a_task_that_was_given_up_has_failed_with_its_last_error(kept: SqliteResults) -> None:
+async def test_a_task_that_was_given_up_has_failed_with_its_last_error(kept: KeptResults) -> None:
     answer = await failures(kept)(report())
 
     view = kept.result("tsk_1")
@@ -78,7 +79,7 @@ def test_where_the_task_said_nothing_the_error_tells_what_came_instead(
     assert message in found["message"]
 
 
-async def test_a_header_that_is_a_text_is_read_like_a_list(kept: SqliteResults) -> None:
+async def test_a_header_that_is_a_text_is_read_like_a_list(kept: KeptResults) -> None:
     header = {"Qtasks-Signature": SHOP.signer.sign(BODY)}
 
     assert (await failures(kept)(report(sourceHeader=header))).status == 200
@@ -100,7 +101,7 @@ async def test_a_header_that_is_a_text_is_read_like_a_list(kept: SqliteResults) 
     ],
 )
 async def test_what_is_not_of_this_app_changes_nothing(
-    kept: SqliteResults, changes: Mapping[str, Any], status: int, text: str
+    kept: KeptResults, changes: Mapping[str, Any], status: int, text: str
 ) -> None:
     answer = await failures(kept)(report(**changes))
 
@@ -109,7 +110,7 @@ async def test_what_is_not_of_this_app_changes_nothing(
     assert kept.result("tsk_1").state == "UNKNOWN"
 
 
-async def test_a_task_of_another_address_is_refused(kept: SqliteResults) -> None:
+async def test_a_task_of_another_address_is_refused(kept: KeptResults) -> None:
     answer = await failures(kept, "https://other.example/run")(report())
 
     assert answer.status == 403
@@ -140,7 +141,7 @@ async def post(webhook: Webhook, path: str, *, signed_for: str) -> int:
     ],
 )
 async def test_the_webhook_takes_failures_that_are_signed_for_their_address(
-    kept: SqliteResults, signed_for: str, status: int, state: str
+    kept: KeptResults, signed_for: str, status: int, state: str
 ) -> None:
     webhook = Webhook(
         lambda: SHOP.executor,

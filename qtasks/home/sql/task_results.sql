@@ -1,17 +1,3 @@
--- name: make_table
-CREATE TABLE IF NOT EXISTS task_results (
-    task_id TEXT PRIMARY KEY,
-    state TEXT NOT NULL,
-    value BLOB,
-    error BLOB,
-    progress BLOB,
-    attempts INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
-    finished_at INTEGER,
-    value_until INTEGER NOT NULL,
-    forget_at INTEGER NOT NULL
-);
-
 -- name: make_index
 -- For `forget_results`.
 CREATE INDEX IF NOT EXISTS task_results_to_forget ON task_results (forget_at);
@@ -56,10 +42,6 @@ SELECT state, value, error, progress, attempts, created_at, finished_at, value_u
 FROM task_results
 WHERE task_id = :task_id;
 
--- name: find_unsettled
-SELECT task_id
-FROM task_results
-WHERE task_id IN (SELECT value FROM json_each(:task_ids)) AND finished_at IS NULL AND forget_at > :now;
 
 -- name: report_progress
 UPDATE task_results
