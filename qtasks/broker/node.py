@@ -12,6 +12,7 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer
 from qtasks.broker.dispatcher import Dispatcher
 from qtasks.broker.janitor import Janitor
+from qtasks.broker.relay import Relay
 from qtasks.broker.scheduler import Scheduler
 from qtasks.broker.service import Broker
 from qtasks.broker.store import cancelling, settling
@@ -60,6 +61,8 @@ class Node:
         broker.metrics.node = self
         self.scheduler = Scheduler(broker.database, broker.schedules, clock, broker.room)
         self.janitor = Janitor(broker.database, config, clock)
+        outbox = broker.database.outbox
+        self.relay = None if outbox is None else Relay(broker.database, outbox, broker.intake, clock)
         self._claiming: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
         self._dropping: set[asyncio.Task[None]] = set()
@@ -106,6 +109,8 @@ class Node:
         ]
         if self.broker.database.is_shared:
             self._others.append(asyncio.create_task(self._heed_others(), name="qtasks-heeding"))
+        if self.relay is not None:
+            self._others.append(asyncio.create_task(self.relay.run(), name="qtasks-relay"))
         if self.broker.room is not None:
             self._others.append(asyncio.create_task(self.broker.room.run(), name="qtasks-room"))
 

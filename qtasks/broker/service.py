@@ -30,6 +30,7 @@ from qtasks.errors import (
     BrokerError,
     BrokerFailed,
     BrokerUnavailable,
+    ConfigurationError,
     NotFound,
     QuotaExceeded,
     RequestError,
@@ -37,7 +38,9 @@ from qtasks.errors import (
 from qtasks.ids import Ids
 from qtasks.protocol.destinations import check_queue_name
 from qtasks.protocol.headers import Options, QueueSpec
+from qtasks.protocol.left import write_left
 from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, Outgoing, QueueView
+from qtasks.sql_texts import Statement
 
 BULK_ROWS = 500  # rows that one transaction of a bulk operation looks at
 
@@ -102,6 +105,18 @@ class Broker:
             answers = await self.database.write(work)
         self.metrics.accepted(outgoing, answers)
         return answers
+
+    def leaving(self, outgoing: Sequence[Outgoing]) -> Statement:
+        """Check messages, and give what leaves them in the outbox, in a transaction of the caller's.
+
+        Its row begins with their number, or 0 if that connection leads to another database. Raises what
+        `accept` raises, `StoreError`, and `ConfigurationError` if this store has no outbox.
+        """
+        outbox = self.database.outbox
+        if outbox is None:
+            raise ConfigurationError("a store that is no PostgreSQL takes nothing from other transactions")
+        app = self._acceptance(outgoing, None).messages[0].app
+        return outbox.leaving(app, [write_left(each) for each in outgoing])
 
     def _acceptance(self, outgoing: Sequence[Outgoing], items: Sequence[int] | None) -> messages.Enqueueing:
         self._check_room()

@@ -23,6 +23,7 @@ from qtasks.client.call import (
 from qtasks.client.filters import EVERYTHING, Filter
 from qtasks.errors import DecodeError, InvalidValue
 from qtasks.protocol.headers import render_options
+from qtasks.protocol.left import batch_member
 from qtasks.protocol.shapes import Enqueued, MessageView, Outgoing
 
 
@@ -123,17 +124,7 @@ def cancel_labelled(label: str) -> Call[int]:
 
 
 def _items(messages: Sequence[Outgoing]) -> bytes:
-    return orjson.dumps(
-        [
-            {
-                "destination": each.destination,
-                "queue": each.queue,
-                "headers": dict(render_options(each.options)),
-                "body": each.body.decode(),
-            }
-            for each in messages
-        ]
-    )
+    return orjson.dumps([batch_member(each) for each in messages])
 
 
 def _answers(found: object) -> list[Enqueued]:

@@ -56,6 +56,7 @@ from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.tracing import find_tracing
+from qtasks.tasks.transactions import Transaction
 from qtasks.tasks.webhook import FAILED, RUN, Webhook, WebhookKeys
 
 log = logging.getLogger("qtasks.schedules")
@@ -187,6 +188,14 @@ class QTasks:
         block inside another one hands its calls on to that. `async with` does not block the event loop.
         """
         return self._caller.collection()
+
+    def transaction(self, connection: object) -> Transaction:
+        """Have the calls of a block go out if the transaction of this connection commits, else never.
+
+        `with tasks.transaction(connection): ...`, or `async with`. Each is written to the connection when it
+        is made, as by `delay_in`; the block itself neither begins nor ends a transaction.
+        """
+        return self._caller.transaction(connection)
 
     def result(self, task_id: str) -> AsyncResult[Any]:
         """Give the handle for a task id that was kept; its value comes as plain JSON."""
@@ -403,7 +412,8 @@ class QTasks:
             ids=self._ids,
             trace=self._tracing.trace,
         )
-        return Caller(self._home, self._home, packer, self._clock, self._tracing)
+        outlet = self._home if isinstance(self._home, SharedHome) else None
+        return Caller(self._home, self._home, packer, self._clock, self._tracing, outlet)
 
     def _timetable(self) -> Timetable:
         """Collect the schedules of all tasks that this app runs."""

@@ -12,19 +12,21 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.service import Broker
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError
 from qtasks.home.engine import Doors, Engine, EngineSetup, has_aiohttp
+from qtasks.home.leaving import Leaving
 from qtasks.home.ports import bind_port
 from qtasks.home.questions import Question, about_one, about_some, message_filter
 from qtasks.home.stores import open_postgres, shown_store
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.settings import Settings
+from qtasks.tasks.connections import POSTGRES, find_connection
 from qtasks.tasks.forks import call_after_fork
 from qtasks.tasks.selection import Selection
 
@@ -50,6 +52,25 @@ class SharedHome:
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         """Do what `send` does without blocking the event loop."""
         return await (await self._aget_broker()).aaccept(messages)
+
+    def leave(self, connection: Any, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        """Have messages enqueued if the transaction of a connection to the same database commits."""
+        found = find_connection(connection)
+        return self._leaving(self._get_broker(), messages).run(found)
+
+    async def aleave(self, connection: Any, messages: Sequence[Outgoing]) -> list[Enqueued]:
+        """Do what `leave` does, on an async connection too."""
+        found = find_connection(connection)
+        broker = await self._aget_broker()
+        return await (await asyncio.to_thread(self._leaving, broker, messages)).arun(found)
+
+    def _leaving(self, broker: Broker, messages: Sequence[Outgoing]) -> Leaving:
+        missing = (
+            f"the broker's tables are in {shown_store(self._settings.broker, None)}, which is another "
+            "database than this connection's: give one to that, or the app an outbox where its connections "
+            'lead, QTasks(outbox="postgresql://…")'
+        )
+        return Leaving(broker.leaving(messages), messages, POSTGRES, missing)
 
     def result(self, task_id: str, wait_ms: int = 0) -> ResultView:
         """Say what is known of a task, waiting up to `wait_ms` for its end."""

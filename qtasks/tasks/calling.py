@@ -17,13 +17,15 @@ from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.codec import compile_signature
 from qtasks.tasks.envelope import Envelope
 from qtasks.tasks.keys import Span
-from qtasks.tasks.many import Batches, Collection, Sent, TaskCall, collect, land
+from qtasks.tasks.many import Batches, Collection, Sent, TaskCall, collect, find_block, land
 from qtasks.tasks.options import Layers, TaskOptions
 from qtasks.tasks.packing import Packer, Target
+from qtasks.tasks.patience import PatientSource
 from qtasks.tasks.periodic import Periodic
 from qtasks.tasks.results import AsyncResult, ResultSource
 from qtasks.tasks.senders import Sender
 from qtasks.tasks.tracing import NoteAnswers, Tracing, Untraced, note_nothing
+from qtasks.tasks.transactions import Outlet, Sending, Transaction
 
 
 class Elsewhere:
@@ -59,10 +61,12 @@ class Caller:
         packer: Packer,
         clock: Clock,
         tracing: Tracing | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self._tracing = tracing or Untraced()
-        self._sender = sender
+        self._sender = Sending(sender, outlet)
         self._results = results
+        self._patient = PatientSource(results, clock)
         self._packer = packer
         self._clock = clock
 
@@ -99,6 +103,28 @@ class Caller:
                 except BrokerUnreachable as error:
                     raise self._with_repeat(error, sent) from error.__cause__
             return sent.result
+
+    def send_in(
+        self, connection: Any, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Leave one call in the transaction of a connection; see `Task.delay_in` for what it raises."""
+        with self._tracing.enqueuing(target.name, self._packer.queue_of(target)) as note:
+            sent = self._sent(target, args, kwargs, is_left=True)
+            land([sent], self._sender.leave(connection, [sent.message]), note)
+            return sent.result
+
+    async def asend_in(
+        self, connection: Any, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Do what `send_in` does, on an async connection too."""
+        with self._tracing.enqueuing(target.name, self._packer.queue_of(target)) as note:
+            sent = self._sent(target, args, kwargs, is_left=True)
+            land([sent], await self._sender.aleave(connection, [sent.message]), note)
+            return sent.result
+
+    def transaction(self, connection: Any) -> Transaction:
+        """Make a block whose calls are left in the transaction of a connection."""
+        return Transaction(self._sender, connection)
 
     def batches(self, target: Target, calls: Iterable[TaskCall[..., Any]]) -> Batches[Any]:
         """Make ready to enqueue many calls of one task; those in a `collect` block wait for its end."""
@@ -157,9 +183,11 @@ class Caller:
         target: Target,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        countdown: Span | None,
-        eta: datetime | None,
-        task_id: str | None,
+        countdown: Span | None = None,
+        eta: datetime | None = None,
+        task_id: str | None = None,
+        *,
+        is_left: bool = False,
     ) -> Sent:
         start_at = None
         if countdown is not None or eta is not None:
@@ -167,13 +195,15 @@ class Caller:
         if task_id is not None:
             _check_task_id(task_id)
         encoded = target.signature.encode(args, kwargs)
-        return self._with_result(target, self._packer.message(target, *encoded, start_at, task_id))
+        message = self._packer.message(target, *encoded, start_at, task_id)
+        return self._with_result(target, message, is_left=is_left)
 
-    def _with_result(self, target: Target, message: Outgoing) -> Sent:
+    def _with_result(self, target: Target, message: Outgoing, *, is_left: bool = False) -> Sent:
         assert message.options.task_id is not None
         decode = target.signature.decode_result
+        source = self._patient if is_left or find_block(self._sender, Transaction) else self._results
         result: AsyncResult[Any] = AsyncResult(
-            message.options.task_id, source=self._results, decode=decode, clock=self._clock
+            message.options.task_id, source=source, decode=decode, clock=self._clock
         )
         return Sent(message, result, target.name)
 

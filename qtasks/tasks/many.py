@@ -132,29 +132,63 @@ class Batches(Generic[T]):
         return error
 
 
-_OPEN: ContextVar[Collection | None] = ContextVar("qtasks_collection", default=None)
+class Block:
+    """A block that changes what becomes of the calls within it.
+
+    Tasks and threads that it starts with its context belong to it for as long as it is open.
+    """
+
+    maker = "collect"
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+        self.outer: Block | None = None
+        self.is_open = False
+
+    def open(self) -> None:
+        """Enter it; a block is entered once at a time."""
+        if self.is_open:
+            raise RuntimeError(f"this block is open already; call {self.maker}() again for another one")
+        self.is_open = True
+        self.outer = _OPEN.get()
+        _OPEN.set(self)
+
+    def close(self) -> None:
+        """Leave it."""
+        self.is_open = False
+        if _OPEN.get() is self:  # not so where a framework enters and leaves on different threads
+            _OPEN.set(self.outer)
 
 
-class Collection:
+_OPEN: ContextVar[Block | None] = ContextVar("qtasks_block", default=None)
+
+B = TypeVar("B", bound=Block)
+
+
+def find_block(sender: Sender, kind: type[B]) -> B | None:
+    """Give the innermost open block of a kind around a call of this sender."""
+    found = _OPEN.get()
+    while found is not None:
+        if isinstance(found, kind) and found.sender is sender and found.is_open:
+            return found
+        found = found.outer
+    return None
+
+
+class Collection(Block):
     """A block whose calls are sent together at its end, or not at all if it raises.
 
-    `with` sends as `delay` does, `async with` as `adelay` does. Tasks and threads that the block starts
-    with its context belong to it for as long as it is open.
+    `with` sends as `delay` does, `async with` as `adelay` does.
     """
 
     def __init__(self, sender: Sender, span: MakeSpan) -> None:
-        self.sender = sender
+        super().__init__(sender)
         self._span = span
-        self.outer: Collection | None = None
         self._lock = threading.Lock()
-        self._calls: list[Sent] | None = None
+        self._calls: list[Sent] = []
 
     def __enter__(self) -> None:
-        if self._calls is not None:
-            raise RuntimeError("this block is open already; call collect() again for another one")
-        self._calls = []
-        self.outer = _OPEN.get()
-        _OPEN.set(self)
+        self.open()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -182,26 +216,23 @@ class Collection:
     def add(self, calls: Sequence[Sent]) -> bool:
         """Take calls in; False once the block is over."""
         with self._lock:
-            if self._calls is not None:
+            if self.is_open:
                 self._calls += calls
-            return self._calls is not None
+            return self.is_open
 
     def _close(self, error: BaseException | None) -> list[Sent]:
-        if _OPEN.get() is self:  # not so where a framework enters and leaves on different threads
-            _OPEN.set(self.outer)
         with self._lock:
-            calls, self._calls = self._calls or [], None
+            self.close()
+            calls, self._calls = self._calls, []
         return calls if error is None else []
 
 
 def collect(sender: Sender, calls: Sequence[Sent]) -> bool:
-    """Leave calls to the innermost open block of this sender; False if there is none."""
-    found = _OPEN.get()
-    while found is not None:
-        if found.sender is sender and found.add(calls):
-            return True
-        found = found.outer
-    return False
+    """Leave calls to the innermost open block of this sender, if it gathers them; else False."""
+    found = find_block(sender, Block)
+    while isinstance(found, Collection) and not found.add(calls):  # it was closed by another thread
+        found = find_block(sender, Block)
+    return isinstance(found, Collection)
 
 
 def _messages(calls: Sequence[Sent]) -> list[Outgoing]:

@@ -69,9 +69,9 @@ class Spans:
         with self._span("send", queue, SpanKind.PRODUCER, attributes) as span:
             landed: list[Enqueued] = []
             yield landed.extend
-            if landed:
+            if landed and landed[0].message_id:
                 span.set_attribute("messaging.message.id", landed[0].message_id)
-            else:  # a `collect` block has it, and sends it later
+            else:  # a `collect` block or an outbox has it, and it is sent later
                 span.update_name(_name("create", queue))
                 span.set_attributes(_attributes("create", queue))
 

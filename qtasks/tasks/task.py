@@ -128,6 +128,19 @@ class Task(Generic[P, T, R]):
         """Do what `delay` does without blocking the event loop."""
         return await self._find_caller().asend(self, args, kwargs)
 
+    def delay_in(self, connection: object, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
+        """Have the function called later if the transaction of this connection commits, else never.
+
+        A connection of psycopg or sqlite3, a connection or session of SQLAlchemy, or Django's. It is
+        written to, and neither committed nor rolled back. Raises what `delay` raises but for
+        `BrokerUnreachable`, and what the connection does; docs/transactions.md says which databases can.
+        """
+        return self._find_caller().send_in(connection, self, args, kwargs)
+
+    async def adelay_in(self, connection: object, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
+        """Do what `delay_in` does, on an async connection of psycopg or SQLAlchemy."""
+        return await self._find_caller().asend_in(connection, self, args, kwargs)
+
     def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[P, T]:
         """Check the arguments of a call and keep it, for `delay_many`.
 

@@ -21,6 +21,7 @@ ROOMS = {
     "qtasks.version": "ground",
     "qtasks.logs": "ground",
     "qtasks.settings": "ground",
+    "qtasks.sql_texts": "ground",
     "qtasks.protocol": "protocol",
     "qtasks.client": "client",
     "qtasks.tasks": "tasks",

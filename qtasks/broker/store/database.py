@@ -7,7 +7,10 @@ written once, in its conformance tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from qtasks.broker.store.outbox import Outbox
 
 T = TypeVar("T")
 
@@ -68,6 +71,11 @@ class Database(Protocol):
     @property
     def is_shared(self) -> bool:
         """Whether other processes may work on the same store."""
+        ...
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """Where callers can leave messages in transactions of their own; None if they cannot."""
         ...
 
     def run(self, work: Work[T]) -> T:

@@ -27,6 +27,7 @@ class MemoryDatabase:
     """A `Database` that nothing else can see. Works run one after the other, on the thread that asks."""
 
     is_shared = False
+    outbox = None
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -19,10 +19,12 @@ from qtasks.broker.store.changes import Changes
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate_postgres import migrate_postgres
+from qtasks.broker.store.outbox import WORD, Outbox
 from qtasks.broker.store.postgres_links import Place, link, meaning_of
 from qtasks.broker.store.presence import Presence
-from qtasks.broker.store.queries import PARAMETER, load_queries
+from qtasks.broker.store.queries import load_queries
 from qtasks.errors import BrokerFailed, StoreError
+from qtasks.sql_texts import PARAMETER
 
 if TYPE_CHECKING:
     import psycopg
@@ -89,7 +91,11 @@ class PostgresDatabase:
         self._readers: list[psycopg.Connection[Any]] = []
         self._reading = threading.Semaphore(READERS)
         self._executor = ThreadPoolExecutor(READERS + 1, thread_name_prefix="qtasks-store")
-        self._presence = Presence(self.place, self._changes.tell)
+        leaving = load_queries("postgres")["outbox_leave"].format(
+            schema=self.place.schema, channel=self.place.channel, word=WORD
+        )
+        self.outbox = Outbox(leaving, self._identify, self._patience)
+        self._presence = Presence(self.place, self._changes.tell, {WORD: self.outbox.changes.tell})
 
     @property
     def failure(self) -> str | None:
@@ -122,7 +128,7 @@ class PostgresDatabase:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
     async def changed(self, wait_ms: int) -> None:
-        await self._changes.wait(wait_ms if self._presence.is_hearing else min(wait_ms, self.place.poll_ms))
+        await self._changes.wait(self._patience(wait_ms))
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         self._presence.join(node, others_died)
@@ -138,6 +144,15 @@ class PostgresDatabase:
         for each in (self._writer, *self._readers):
             if each is not None:
                 each.close()
+
+    def _patience(self, wait_ms: int) -> int:
+        """Say how long news may be waited for: if they are not heard, it is time to look before."""
+        return wait_ms if self._presence.is_hearing else min(wait_ms, self.place.poll_ms)
+
+    def _identify(self) -> str:
+        row = self.look(lambda session: session.one("identity", {}))
+        assert row is not None
+        return str(row[0])
 
     def _wake_up(self) -> None:
         with suppress(StoreError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,17 @@ class Member:
 
 
 class Presence:
-    """Runs from its making until `close`. `tell` is called when another node has committed work."""
+    """Runs from its making until `close`. `tell` is called when another node has committed work.
 
-    def __init__(self, place: Place, tell: Callable[[], None]) -> None:
+    `others` are called instead when that is said which is their key.
+    """
+
+    def __init__(
+        self, place: Place, tell: Callable[[], None], others: Mapping[str, Callable[[], None]] | None = None
+    ) -> None:
         self._place = place
         self._tell = tell
+        self._others = others or {}
         self._member: Member | None = None
         self._is_ending = False
         self._turn = threading.Event()
@@ -85,7 +91,8 @@ class Presence:
         if not self._place.has_pooler:
             connection.execute(f"LISTEN {self._place.channel}".encode())
             self.is_hearing = True
-            self._tell()  # what was said meanwhile was not heard
+            for tell in (self._tell, *self._others.values()):
+                tell()  # what was said meanwhile was not heard
         looks = 0
         while not self._is_ending:
             member = self._member
@@ -102,10 +109,10 @@ class Presence:
         if self._place.has_pooler:
             self._turn.wait(LOOK_S)
             return
-        for _ in connection.notifies(timeout=LOOK_S):
+        for said in connection.notifies(timeout=LOOK_S):
             if self._is_ending:
                 return
-            self._tell()
+            self._others.get(said.payload, self._tell)()
 
     def _beat(self, connection: psycopg.Connection[Any], node: str) -> None:
         connection.execute(

@@ -1,12 +1,7 @@
-"""Loads the SQL texts: every `-- name:` section of `sql/*.sql`, with the dialect's own beside it.
-
-A text that serves both databases stands in `room.sql`; where they differ, `room.sqlite.sql` and
-`room.postgres.sql` each define the same names.
-"""
+"""The SQL texts of the broker, and its migrations. How texts are kept in files stands in `sql_texts.py`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import cache
 from operator import itemgetter
@@ -14,21 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from qtasks.broker.store.database import Params
+from qtasks.sql_texts import PARAMETER, load_texts
 
 FOLDER = Path(__file__).parent / "sql"
-MARK = "-- name:"
-PARAMETER = re.compile(r"(?<!:):(\w+)")
 
 
-@cache
 def load_queries(dialect: str, folder: Path = FOLDER) -> dict[str, str]:
     """Give the texts of a dialect, `sqlite` or `postgres`, by name; by default those of the broker."""
-    queries: dict[str, str] = {}
-    for path in sorted(folder.glob("*.sql")):
-        kind = path.name.split(".")[1]
-        if kind in ("sql", dialect):
-            queries.update(_sections(path.read_text(encoding="utf-8")))
-    return queries
+    return load_texts(dialect, folder)
 
 
 @cache
@@ -53,13 +41,3 @@ def load_migrations(dialect: str) -> tuple[tuple[int, str], ...]:
     return tuple(
         (int(path.name.split(".")[0].split("_")[0]), path.read_text(encoding="utf-8")) for path in paths
     )
-
-
-def _sections(text: str) -> dict[str, str]:
-    """Split a file at its marks; comments are kept out of what the database sees."""
-    found: dict[str, str] = {}
-    for section in text.split(MARK)[1:]:
-        name, _, body = section.partition("\n")
-        lines = [line for line in body.splitlines() if not line.lstrip().startswith("--")]
-        found[name.strip()] = "\n".join(lines).strip().rstrip(";")
-    return found
