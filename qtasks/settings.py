@@ -61,6 +61,8 @@ class Settings:
     """How long a call may wait in all for a broker elsewhere to accept it."""
     results: str | None = None
     """Where the app keeps results itself, as hosted QStash keeps none: `sqlite:///results.db`."""
+    outbox: str | None = None
+    """The app's own database, if calls in its transactions go out from there."""
     plan: str = "pay-as-you-go"
     """The plan of hosted QStash whose limits are checked at the start."""
 
@@ -86,6 +88,7 @@ class Settings:
                 if (key := env.get(f"QTASKS_API_{name.upper()}_KEY", "").strip())
             },
             results=env.get("QTASKS_RESULTS", "").strip() or None,
+            outbox=env.get("QTASKS_OUTBOX", "").strip() or None,
             plan=env.get("QTASKS_QSTASH_PLAN", "").strip() or "pay-as-you-go",
         )
 
@@ -138,6 +141,17 @@ def project_folder(start: Path) -> Path:
         if any((folder / mark).exists() for mark in PROJECT_MARKS):
             return folder
     return start
+
+
+def check_app_name(name: str) -> str:
+    """Refuse what cannot be the name of an app, which is part of an address; gives it in small letters."""
+    if (
+        not name
+        or len(name) > 63
+        or not all(each.isascii() and (each.isalnum() or each == "-") for each in name)
+    ):
+        raise ConfigurationError(f"QTasks(name={name!r}): use up to 63 letters, digits and hyphens")
+    return name.lower()
 
 
 def check_secret(secret: str) -> str:

@@ -18,18 +18,18 @@ from qtasks.broker.intake import internal_url
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import ConfigurationError
 from qtasks.home.apps import APPS, Home
-from qtasks.home.embedded import EmbeddedHome
 from qtasks.home.engine import EngineSetup
-from qtasks.home.hosted import HostedHome
+from qtasks.home.homes import make_home
 from qtasks.home.in_process import AppRunner
+from qtasks.home.outbox import AtOnce, Outbox
 from qtasks.home.plans import check_plan, find_plan
-from qtasks.home.remote import RemoteHome
 from qtasks.home.result_store import open_results
 from qtasks.home.secrets import all_secrets, signing_secrets
 from qtasks.home.shared import SharedHome
 from qtasks.ids import Ids
 from qtasks.protocol.shapes import Outgoing
-from qtasks.settings import HomeKind, Settings, database_path
+from qtasks.settings import HomeKind, Settings, check_app_name, database_path
+from qtasks.tasks.app_tables import AppTable, InboxTable
 from qtasks.tasks.around import Around, AroundHook
 from qtasks.tasks.calling import Caller, Elsewhere
 from qtasks.tasks.default import CALLERS, DEFAULT
@@ -56,8 +56,8 @@ from qtasks.tasks.support import check_supported
 from qtasks.tasks.task import BoundDecorator, Decorator, Task, make_task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.tracing import find_tracing
-from qtasks.tasks.transactions import Transaction
-from qtasks.tasks.webhook import FAILED, RUN, Webhook, WebhookKeys
+from qtasks.tasks.transactions import Outlet, Transaction
+from qtasks.tasks.webhook import RUN, Webhook, WebhookKeys
 
 log = logging.getLogger("qtasks.schedules")
 
@@ -77,8 +77,9 @@ class QTasks:
     At most `concurrency` tasks run at once in this process, and at most `threads` of them are plain
     functions. A message of a task that is not here waits for `unknown_task_window`, as a roll-out may be
     under way, and is a dead letter then. `results`, by default that of `QTASKS_RESULTS`, is where results are
-    kept with hosted QStash, which keeps none: `sqlite:///results.db`. Nothing is opened before the first call
-    or the lifespan.
+    kept with hosted QStash, which keeps none: `sqlite:///results.db`. `outbox`, by default that of
+    `QTASKS_OUTBOX`, is the app's own database, if calls in its transactions are to go out from there: a URL,
+    or a function that connects. Nothing is opened before the first call or the lifespan.
     Raises `ConfigurationError`.
     """
 
@@ -92,6 +93,7 @@ class QTasks:
         concurrency: int = 64,
         threads: int = 16,
         results: str | None = None,
+        outbox: str | Callable[[], Any] | None = None,
         unknown_task_window: Span = "10m",
         settings: Settings | None = None,
         clock: Clock | None = None,
@@ -103,7 +105,9 @@ class QTasks:
             broker=found.broker if broker is None else broker,
             results=found.results if results is None else results,
         )
-        self._name = _check_name(name)
+        self._outbox = Outbox(self._settings.outbox if outbox is None else outbox)
+        self._inbox = InboxTable(clock or SystemClock())
+        self._name = check_app_name(name)
         self._queues = dict(queues or {})
         self._specs = {name: queue.spec for name, queue in self._queues.items()}
         self._layers = self._make_layers(defaults or {})
@@ -197,6 +201,16 @@ class QTasks:
         """
         return self._caller.transaction(connection)
 
+    @property
+    def outbox(self) -> AppTable:
+        """The table `qtasks_outbox`, to be made in the app's database: `tasks.outbox.create(connection)`."""
+        return self._outbox
+
+    @property
+    def inbox(self) -> InboxTable:
+        """The table `qtasks_inbox` for `Context.once`, to be made and pruned in the app's database."""
+        return self._inbox
+
     def result(self, task_id: str) -> AsyncResult[Any]:
         """Give the handle for a task id that was kept; its value comes as plain JSON."""
         return AsyncResult(task_id, source=self._home, decode=lambda value: value, clock=self._clock)
@@ -243,11 +257,12 @@ class QTasks:
             if self._lifespans == 1:
                 self._check_dependencies()
                 self._get_executor().is_draining = False
-                await self._home.start()
+                await self._start()
             yield
         finally:
             self._lifespans -= 1
             if not self._lifespans:
+                await self._outbox.stop()
                 await self._home.stop()
                 self._get_executor().is_draining = True
 
@@ -263,11 +278,15 @@ class QTasks:
             raise
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def _start(self) -> None:
+        await self._home.start()
+        self._outbox.start(self._home)
+
     async def _start_late(self) -> None:
         """Start without a lifespan: it was forgotten, and a request shows that the app serves."""
         self._lifespans += 1  # first, or a second request would start it again meanwhile
         try:
-            await self._home.start()
+            await self._start()
         except BaseException:
             self._lifespans -= 1
             raise
@@ -365,20 +384,14 @@ class QTasks:
         )
 
     def _make_home(self) -> Home:
-        settings = self._settings
-        if self._path is not None:
-            return EmbeddedHome(self._path, self._engine_setup(), self._clock)
-        if settings.home is HomeKind.POSTGRES:
-            return SharedHome(settings, self._engine_setup(), self._clock)
-        if settings.home is HomeKind.HTTP:
-            return RemoteHome(settings, self._clock, self._timetable)
-        return HostedHome(
-            settings,
-            self._clock,
+        return make_home(
+            self._settings,
+            self._path,
+            self._engine_setup,
+            clock=self._clock,
             queues=self._specs,
             results=self._results,
-            check=self._check_hosted,
-            failure_url=f"{settings.public_url}/{FAILED}",
+            check_hosted=self._check_hosted,
             timetable=self._timetable,
         )
 
@@ -412,8 +425,15 @@ class QTasks:
             ids=self._ids,
             trace=self._tracing.trace,
         )
-        outlet = self._home if isinstance(self._home, SharedHome) else None
-        return Caller(self._home, self._home, packer, self._clock, self._tracing, outlet)
+        return Caller(self._home, self._home, packer, self._clock, self._tracing, self._outlet())
+
+    def _outlet(self) -> Outlet | None:
+        """Say where calls in transactions go; None if there is no such place."""
+        if self._is_lodging:
+            return AtOnce(self._home)
+        if self._outbox.is_told:
+            return self._outbox
+        return self._home if isinstance(self._home, SharedHome) else None
 
     def _timetable(self) -> Timetable:
         """Collect the schedules of all tasks that this app runs."""
@@ -474,14 +494,3 @@ class QTasks:
                 resolver=lambda: self._resolver,
             )
         return self._executor
-
-
-def _check_name(name: str) -> str:
-    """An app's name is part of an address, so it is made like a host name."""
-    if (
-        not name
-        or len(name) > 63
-        or not all(each.isascii() and (each.isalnum() or each == "-") for each in name)
-    ):
-        raise ConfigurationError(f"QTasks(name={name!r}): use up to 63 letters, digits and hyphens")
-    return name.lower()

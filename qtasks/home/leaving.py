@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from qtasks.errors import ArgumentsError, ConfigurationError
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.sql_texts import Statement
-from qtasks.tasks.connections import Connection, Row
+from qtasks.tasks.connections import Connection, Row, has_no_table
 from qtasks.tasks.transactions import LEFT
-
-NO_TABLE = ("42P01", "3F000")  # PostgreSQL's undefined_table, and invalid_schema_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,3 @@ class Leaving:
         if not rows or rows[0][0] != len(self.messages):
             raise ConfigurationError(self.missing)
         return [LEFT] * len(self.messages)
-
-
-def has_no_table(error: BaseException) -> bool:
-    """Say whether an error of a driver, or of a library around it, is about a table that is not there."""
-    causes = (error, getattr(error, "orig", None), error.__cause__)
-    states = {getattr(each, name, None) for each in causes for name in ("sqlstate", "pgcode")}
-    return not states.isdisjoint(NO_TABLE) or any(str(each).startswith("no such table") for each in causes)

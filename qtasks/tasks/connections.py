@@ -16,6 +16,7 @@ Row = tuple[Any, ...]
 
 POSTGRES, SQLITE = "postgres", "sqlite"
 _DIALECTS = {"postgresql": POSTGRES, "sqlite": SQLITE}
+_NO_TABLE = ("42P01", "3F000")  # PostgreSQL's undefined_table, and invalid_schema_name
 
 
 class Connection(Protocol):
@@ -72,6 +73,13 @@ def written(statement: Statement, style: str) -> tuple[str, Any]:
     for place in range(len(values)):  # "numeric_dollar"
         text = PARAMETER.sub(f"${place + 1}", text, count=1)
     return text, values
+
+
+def has_no_table(error: BaseException) -> bool:
+    """Say whether an error of a driver, or of a library around it, is about a table that is not there."""
+    causes = (error, getattr(error, "orig", None), error.__cause__)
+    states = {getattr(each, name, None) for each in causes for name in ("sqlstate", "pgcode")}
+    return not states.isdisjoint(_NO_TABLE) or any(str(each).startswith("no such table") for each in causes)
 
 
 class _Sync:

@@ -18,6 +18,7 @@ from qtasks.errors import OutsideTask, Retry
 from qtasks.protocol.durations import span_ms
 from qtasks.protocol.results import ProgressReport
 from qtasks.tasks.cancellation import Cancellation
+from qtasks.tasks.inbox import Once
 from qtasks.tasks.keys import Span
 
 ReportProgress = Callable[[str, ProgressReport], None]
@@ -95,6 +96,15 @@ class Context:
         report = ProgressReport.of(done, total, note)
         if self._report is not None:
             self._report(self.task_id, report)
+
+    def once(self, connection: object, key: str = "") -> Once:
+        """Have an effect happen once in this database, however often the task runs.
+
+        `with context.once(connection) as fresh:`, or `async with`, inside the transaction of the effect,
+        which commits both. `fresh` is false where an earlier run has committed, and `fresh.result` is then
+        what that run had set it to. A task with several effects gives each a `key`.
+        """
+        return Once(connection, f"{self.task_id}:{key}" if key else self.task_id, self._clock.now())
 
     def retry(
         self,
