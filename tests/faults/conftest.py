@@ -13,7 +13,7 @@ from tests.support.receiver import Receiver
 Tell = Callable[[object], None]
 
 # Named like tests, but they are what the tests start.
-collect_ignore = ["app_under_test.py", "scheduler_under_test.py"]
+collect_ignore = ["app_under_test.py", "outbox_under_test.py", "scheduler_under_test.py"]
 
 
 @pytest.fixture
