@@ -25,6 +25,7 @@ def configure() -> None:
         SECRET_KEY="of a test",
         ROOT_URLCONF=urls.__name__,
         ALLOWED_HOSTS=["*"],
+        INSTALLED_APPS=["qtasks.integrations.django"],
         DATABASES={
             "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": Path(folder.name) / "site.db"},
         },

@@ -66,6 +66,7 @@ CONFINED = {
     "opentelemetry": ("qtasks.tasks.spans", "qtasks.broker.telemetry"),
     "fastapi": ("qtasks.integrations.fastapi",),
     "django": ("qtasks.integrations.django",),
+    "sqlalchemy": ("qtasks.integrations.sqlalchemy",),
 }
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from tests.support.django_site import configure
 
+atomic: Any = transaction.atomic  # Django has no types
 Note = Any
 """A task of one number; of any app."""
 Story = Callable[[str, Note, bool], Awaitable[None]]
@@ -129,10 +130,10 @@ def _with_django(url: str, note: Note, commits: bool) -> None:
     alias = django_alias(url)
     connection = connections[alias]
     try:
-        with transaction.atomic(using=alias):
+        with atomic(using=alias):
             note.delay_in(connection, 1)
             try:
-                with transaction.atomic(using=alias):
+                with atomic(using=alias):
                     note.delay_in(connection, 2)
                     raise _Undo
             except _Undo:
@@ -149,8 +150,9 @@ def _with_django(url: str, note: Note, commits: bool) -> None:
 def django_alias(url: str) -> str:
     """Make a database known to Django, and give its name there."""
     configure()
+    known: Any = connections.databases
     parts = urlsplit(url)
-    usual = dict(connections.databases["default"])
+    usual = dict(known["default"])
     if parts.scheme == "sqlite":
         told = {"ENGINE": "django.db.backends.sqlite3", "NAME": url.removeprefix("sqlite:///")}
     else:
@@ -162,7 +164,7 @@ def django_alias(url: str) -> str:
             "PORT": str(parts.port),
         }
     alias = f"of_{url}"
-    connections.databases[alias] = usual | told
+    known[alias] = usual | told
     return alias
 
 

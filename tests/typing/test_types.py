@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from fastapi import Depends
+from sqlalchemy.orm import Session
 
 from qtasks import (
     AsyncResult,
@@ -33,6 +34,7 @@ from qtasks import (
     task,
     track,
 )
+from qtasks.integrations.sqlalchemy import delay_on_commit
 from tests.support import ROOT, require
 
 WRONG = Path(__file__).with_name("wrong_calls.py")
@@ -185,6 +187,18 @@ async def types_of_awaited_results() -> None:
     assert_type(await result.acancel(), bool)
     async for each in as_completed([result]):
         assert_type(await each.aget(timeout=0), str)
+
+
+async def types_of_calls_in_transactions(connection: object, context: Context) -> None:
+    assert_type(add.delay_in(connection, 1, b=2), AsyncResult[int])
+    assert_type(await greet.adelay_in(connection, "a", loud=True), AsyncResult[str])
+    with tasks.transaction(connection):
+        add.delay(1)
+    async with tasks.transaction(connection), context.once(connection) as fresh:
+        assert_type(bool(fresh), bool)
+    with context.once(connection, "charge") as charge:
+        assert_type(charge.is_fresh, bool)
+    delay_on_commit(Session(), greet, "a", loud=True)
 
 
 def types_of_tracked_loops(rows: list[bytes], stream: AsyncIterator[bytes]) -> None:

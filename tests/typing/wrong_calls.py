@@ -105,6 +105,9 @@ def wrong(context: Context) -> None:
     state: Literal["DONE"] = add.delay(1).info().state  # error: assignment
     print(state)
     add.delay(1).result = 3  # error: misc
+    add.delay_in(object(), "1")  # error: arg-type
+    add.delay_in()  # error: call-arg
+    greet.adelay_in(object(), "a", True)  # error: call-arg
     greet.delay("a", True)  # error: call-arg
     greet.delay(1)  # error: arg-type
     count.delay("1")  # error: arg-type

@@ -1,6 +1,7 @@
-"""Django: `with_tasks` for `asgi.py`; as an installed app, it imports the `tasks` modules of all apps.
+"""Django: `with_tasks` for `asgi.py`, `delay_on_commit`; as an installed app, it imports `tasks` modules.
 
-It keeps the database connections of tasks as Django keeps those of requests.
+It keeps the database connections of tasks as Django keeps those of requests. Its migrations make the tables
+of an outbox and an inbox.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from starlette.types import ASGIApp
 
 from qtasks.home.app import QTasks
 from qtasks.integrations import asgi
+from qtasks.integrations.django.on_commit import delay_on_commit
 from qtasks.tasks.context import Context
+
+__all__ = ["delay_on_commit", "with_tasks"]
 
 
 def with_tasks(django: ASGIApp, tasks: QTasks, path: str = "/qtasks") -> ASGIApp:
