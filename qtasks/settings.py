@@ -61,7 +61,7 @@ class Settings:
     """How long a call may wait in all for a broker elsewhere to accept it."""
     results: str | None = None
     """Where the app keeps results itself, as hosted QStash keeps none: `sqlite:///results.db`."""
-    outbox: str | None = None
+    outbox: str | None = field(default=None, repr=False)
     """The app's own database, if calls in its transactions go out from there."""
     plan: str = "pay-as-you-go"
     """The plan of hosted QStash whose limits are checked at the start."""

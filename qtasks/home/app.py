@@ -105,7 +105,6 @@ class QTasks:
             broker=found.broker if broker is None else broker,
             results=found.results if results is None else results,
         )
-        self._outbox = Outbox(self._settings.outbox if outbox is None else outbox)
         self._inbox = InboxTable(clock or SystemClock())
         self._name = check_app_name(name)
         self._queues = dict(queues or {})
@@ -123,6 +122,7 @@ class QTasks:
         self._make_reporter: type[ProgressReporter] = ProgressReporter
         self._resolver: Resolver | None = None
         self._path = database_path(self._settings.broker) if self._settings.home is HomeKind.SQLITE else None
+        self._outbox = Outbox(self._settings.outbox if outbox is None else outbox, self._path)
         self._results = self._make_results()
         self._home: Home = self._make_home()
         self._lifespans = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from qtasks.errors import ConfigurationError
@@ -27,12 +28,15 @@ SAFE_WINDOW_MS = 86_400_000
 
 
 class Outbox(AppTable):
-    """`qtasks_outbox` in the database of `where`: a URL, or what opens a connection to it."""
+    """`qtasks_outbox` in the database of `where`: a URL, or what opens a connection to it.
+
+    It cannot be in the file of the `broker`, which has one writer. Raises `ConfigurationError`.
+    """
 
     _parts = ("outbox_create",)
 
-    def __init__(self, where: str | Connect | None) -> None:
-        self._connect = None if where is None else connecting(where)
+    def __init__(self, where: str | Connect | None, broker: Path | None = None) -> None:
+        self._connect = None if where is None else connecting(where, broker)
         self._relay: OutboxRelay | None = None
 
     @property
@@ -81,13 +85,19 @@ class AtOnce:
         return await self._sender.asend(messages)
 
 
-def connecting(where: str | Connect) -> Connect:
+def connecting(where: str | Connect, broker: Path | None = None) -> Connect:
     """Give what opens a connection for a relay; raises `ConfigurationError` for another URL."""
     if not isinstance(where, str):
         return where
     scheme = where.partition(":")[0].lower()
     if scheme == "sqlite":
-        return _sqlite(str(database_path(where)))
+        path = database_path(where)
+        if path == broker:
+            raise ConfigurationError(
+                f"{where} is the broker's own file, which nobody else may write to: keep the app's data, and "
+                "its outbox, in another one"
+            )
+        return _sqlite(str(path))
     if scheme in ("postgresql", "postgres"):
         return _psycopg(where)
     raise ConfigurationError(

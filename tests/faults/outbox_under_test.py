@@ -21,7 +21,7 @@ from qtasks import Context, QTasks
 from qtasks.home.outbox_relay import OutboxRelay
 from qtasks.protocol.shapes import Enqueued, Outgoing
 
-URL = os.environ["QTASKS_OUTBOX"]
+URL = os.environ["QTASKS_TEST_DATABASE"]
 LEDGER = os.environ["QTASKS_TEST_LEDGER"]
 STEP_S = 0.01
 

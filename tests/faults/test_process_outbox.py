@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from qtasks import QTasks
+from qtasks import QTasks, Settings
 from tests.support import repeats
-from tests.support.homes import embedded
+from tests.support.homes import SECRET, embedded
 from tests.support.postgres import Postgres
 from tests.support.processes import Process, Processes
 from tests.support.waiting import eventually
@@ -28,17 +29,19 @@ pytestmark = pytest.mark.process
 SEED = 26
 SCRIPT = Path(__file__).with_name("outbox_under_test.py")
 KILLS = repeats(100)
-CALLS = 40 * KILLS
+CALLS_PER_KILL = 40
 """Enough that there is work under way at each kill."""
 DRAIN_S = 60.0
 
 
 class Database:
-    """An app's database, with outbox, inbox and effects."""
+    """An app's database, with outbox, inbox and effects. `env` is what its processes are told."""
 
-    def __init__(self, url: str, tasks: QTasks) -> None:
+    def __init__(self, url: str, tasks: QTasks, outbox: str, env: Mapping[str, str]) -> None:
         self.url = url
         self.tasks = tasks
+        self.outbox = outbox
+        self.env = {"QTASKS_TEST_DATABASE": url, **env}
         with closing(self.opened()) as connection:
             tasks.outbox.create(connection)
             tasks.inbox.create(connection)
@@ -68,21 +71,46 @@ class Database:
         with closing(self.opened()) as connection:
             return [row[0] for row in connection.execute(query).fetchall()]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was left has gone out."""
+        return not self.all(f"SELECT id FROM {self.outbox}")
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, processes: Processes) -> Database:
-    url = f"sqlite:///{processes.folder / 'app.db'}"
-    if request.param == "postgresql":
-        postgres: Postgres = request.getfixturevalue("postgres")
-        name = f"killed_{postgres.new_store().rpartition('=')[2]}"
-        with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        url = postgres.url(name)
-    return Database(url, embedded(processes.store, outbox=url, defaults={"retries": 90}))
+
+def new_database(postgres: Postgres, kind: str) -> str:
+    name = f"{kind}_{postgres.new_store().rpartition('=')[2]}"
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return postgres.url(name)
+
+
+def beside(processes: Processes, url: str) -> Database:
+    """Give a database with an outbox of the app's; the broker is on a file."""
+    tasks = embedded(processes.store, outbox=url, defaults={"retries": 90})
+    return Database(url, tasks, "qtasks_outbox", {"QTASKS_OUTBOX": url})
+
+
+@pytest.fixture
+def on_sqlite(processes: Processes) -> Database:
+    return beside(processes, f"sqlite:///{processes.folder / 'app.db'}")
+
+
+@pytest.fixture
+def on_postgres(processes: Processes, postgres: Postgres) -> Database:
+    return beside(processes, new_database(postgres, "beside"))
+
+
+@pytest.fixture
+def with_the_broker(processes: Processes, postgres: Postgres) -> Iterator[Database]:
+    """A database that the broker's tables are in as well."""
+    url = new_database(postgres, "shared")
+    tasks = QTasks(settings=Settings(broker=url, secrets=(SECRET,)), defaults={"retries": 90})
+    yield Database(url, tasks, "qtasks.outbox", {"QTASKS_BROKER": url, "QTASKS_SECRET": SECRET})
+    asyncio.run(tasks._home.stop())
 
 
 def started(processes: Processes, database: Database, how: str) -> Process:
-    return processes.python(str(SCRIPT), how, env={"QTASKS_OUTBOX": database.url})
+    return processes.python(str(SCRIPT), how, env=database.env)
 
 
 def noted(processes: Processes, kind: str) -> Counter[str]:
@@ -96,13 +124,26 @@ def is_at_work(processes: Processes, before: int, all_calls: int) -> bool:
     return noted(processes, "start").total() > before or len(noted(processes, "end")) == all_calls
 
 
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [
+        ("on_sqlite", KILLS),
+        ("on_postgres", KILLS),
+        ("with_the_broker", 1 + KILLS // 10),  # what a dead node had in flight is taken over after 7 s
+    ],
+)
 def test_each_effect_happens_once_whatever_is_killed(
-    processes: Processes, database: Database, tell: Callable[[object], None]
+    processes: Processes,
+    kind: str,
+    kills: int,
+    request: pytest.FixtureRequest,
+    tell: Callable[[object], None],
 ) -> None:
+    database: Database = request.getfixturevalue(kind)
     chance = random.Random(SEED)
-    kept = database.call(CALLS)
+    kept = database.call(CALLS_PER_KILL * kills)
 
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = noted(processes, "start").total()
         victim = started(processes, database, "serve")
         victim.expect("serving")
@@ -118,15 +159,17 @@ def test_each_effect_happens_once_whatever_is_killed(
     )
 
     starts = noted(processes, "start")
-    tell(f"{KILLS} kills, {len(kept)} calls, {starts.total() - len(starts)} ran again")
+    tell(f"{kills} kills, {len(kept)} calls, {starts.total() - len(starts)} ran again")
     assert Counter(database.all("SELECT key FROM effects")) == Counter(kept)
     assert starts.total() > len(kept)
-    eventually(lambda: database.all("SELECT id FROM qtasks_outbox") == [], "an empty outbox", of=[last])
+    eventually(lambda: database.is_empty, "an empty outbox", of=[last])
 
 
+@pytest.mark.parametrize("kind", ["on_sqlite", "on_postgres"])
 def test_a_relay_killed_between_sending_and_deleting_makes_no_second_message(
-    processes: Processes, database: Database
+    processes: Processes, kind: str, request: pytest.FixtureRequest
 ) -> None:
+    database: Database = request.getfixturevalue(kind)
     kept = database.call(60)
 
     for _ in range(3):
@@ -138,5 +181,5 @@ def test_a_relay_killed_between_sending_and_deleting_makes_no_second_message(
 
     serving = started(processes, database, "serve")
     eventually(lambda: len(noted(processes, "end")) == len(kept), "an end of all work", of=[serving])
-    eventually(lambda: database.all("SELECT id FROM qtasks_outbox") == [], "an empty outbox", of=[serving])
+    eventually(lambda: database.is_empty, "an empty outbox", of=[serving])
     assert noted(processes, "start") == Counter(kept)

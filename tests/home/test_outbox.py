@@ -189,11 +189,12 @@ async def test_a_function_may_open_the_connection(
     tmp_path: Path, on_sqlite: str, on_postgres: str, kind: str
 ) -> None:
     engine = sqlalchemy.create_engine(on_sqlite)
-    opening = {
+    ways: dict[str, Any] = {
         "sqlite3": lambda: sqlite3.connect(tmp_path / "app.db"),
         "sqlalchemy": engine.connect,
         "psycopg": lambda: psycopg.connect(on_postgres),
-    }[kind]
+    }
+    opening = ways[kind]
     shop = Shop(tmp_path, opening)
 
     async with shop.tasks.lifespan():
@@ -228,6 +229,11 @@ def test_without_the_table_the_error_says_how_to_make_it(tmp_path: Path, on_sqli
 def test_an_outbox_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"an outbox cannot be in mysql: name the app's database"):
         Shop(tmp_path, "mysql://host/app")
+
+
+def test_the_broker_s_own_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"q\.db is the broker's own file, which nobody else may"):
+        Shop(tmp_path, f"sqlite:///{tmp_path / 'q.db'}")
 
 
 async def test_under_test_calls_go_out_at_once(tmp_path: Path, on_sqlite: str) -> None:

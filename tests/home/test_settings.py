@@ -49,6 +49,7 @@ def test_without_an_environment_the_broker_is_a_file() -> None:
         ({"QTASKS_ALLOW_DESTINATIONS": "10.0.0.0/8, app"}, "allow_destinations", ("10.0.0.0/8", "app")),
         ({"QTASKS_DURABILITY": "relaxed"}, "durability", "relaxed"),
         ({"QTASKS_RESULTS": "sqlite:///r.db"}, "results", "sqlite:///r.db"),
+        ({"QTASKS_OUTBOX": "sqlite:///a.db"}, "outbox", "sqlite:///a.db"),
         ({"QTASKS_QSTASH_PLAN": "free"}, "plan", "free"),
         ({**AMERICA, "QSTASH_REGION": "US_EAST_1"}, "token", "american"),
         ({**AMERICA, "QSTASH_REGION": "us-east-1"}, "token", "american"),

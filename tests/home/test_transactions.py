@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
+from statistics import median
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from qtasks import ArgumentsError, ConfigurationError, QTasks, Queue, RequestError, ResultError, Settings
+from qtasks.broker.relay import LONGEST_WAIT_MS
 from qtasks.home.stores import open_postgres
 from tests.support.homes import SECRET, SOON_S, until
 from tests.support.postgres import Postgres
@@ -27,6 +32,9 @@ class Shop:
         self.tasks = QTasks(name="shop", settings=Settings(broker=url, secrets=(SECRET,)))
         self.seen: list[int] = []
         self.note = self.tasks.task(name="note", queue="line")(self._make())
+
+    def has_seen(self, count: int) -> bool:
+        return len(self.seen) == count
 
     def _make(self) -> Any:
         async def note(number: int) -> int:
@@ -71,6 +79,35 @@ async def test_calls_are_gone_with_the_caller_s_rollback(shop: Shop, database: s
     assert outbox_rows(shop) == []
     assert await (await shop.note.adelay(7)).aget(SOON_S) == 7
     assert shop.seen == [7]
+
+
+async def test_a_commit_wakes_the_node(shop: Shop, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    took_ms: list[float] = []
+    with closing(psycopg.connect(database)) as connection:
+        for number in range(20):
+            await asyncio.sleep(0.02)
+            shop.note.delay_in(connection, number)
+            connection.commit()
+            began = time.perf_counter()
+            await until(partial(shop.has_seen, number + 1))
+            took_ms.append(1000 * (time.perf_counter() - began))
+
+    with capsys.disabled():
+        print(f"\nfrom commit to task: median {median(took_ms):.0f} ms, at most {max(took_ms):.0f} ms")
+    assert median(took_ms) < LONGEST_WAIT_MS / 4  # without the wake-up it would be half of that
+
+
+async def test_a_node_behind_a_pooler_looks_often(postgres: Postgres) -> None:
+    shop = Shop(f"{postgres.new_store()}&pooler=on")
+    async with shop.tasks.lifespan():
+        await asyncio.sleep(0.3)
+        with closing(psycopg.connect(postgres.url("postgres"))) as connection:
+            shop.note.delay_in(connection, 1)
+            connection.commit()
+        began = time.perf_counter()
+        await until(lambda: shop.seen == [1])
+
+        assert time.perf_counter() - began < LONGEST_WAIT_MS / 1000
 
 
 async def test_a_call_is_unknown_until_the_caller_commits(shop: Shop, database: str) -> None:
@@ -141,7 +178,8 @@ async def test_an_async_block_takes_an_async_connection(shop: Shop, database: st
 
 
 async def test_row_factories_of_the_caller_do_not_matter(shop: Shop, database: str) -> None:
-    with closing(psycopg.connect(database, row_factory=psycopg.rows.dict_row)) as connection:
+    told: dict[str, Any] = {"row_factory": dict_row}
+    with closing(psycopg.connect(database, **told)) as connection:
         shop.note.delay_in(connection, 1)
         connection.commit()
 

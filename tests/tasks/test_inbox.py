@@ -26,6 +26,7 @@ from tests.support.transactions import alchemy_url, django_alias
 
 CLOCK = ManualClock()
 DAY_MS = 86_400_000
+atomic: Any = transaction.atomic  # Django has no types
 Opening = Callable[[], AbstractContextManager[Any]]
 """Opens a transaction that is committed at the end of a block, or rolled back by an exception."""
 
@@ -91,7 +92,7 @@ def in_session(url: str) -> Iterator[Any]:
 def in_django(url: str) -> Iterator[Any]:
     alias = django_alias(url)
     try:
-        with transaction.atomic(using=alias):
+        with atomic(using=alias):
             yield connections[alias]
     finally:
         connections[alias].close()
@@ -109,7 +110,7 @@ SYNC = {
 }
 
 
-@pytest.fixture(params=SYNC.values(), ids=SYNC)
+@pytest.fixture(params=SYNC.values(), ids=list(SYNC))
 def opening(request: pytest.FixtureRequest) -> Opening:
     place, open_it = request.param
     url = request.getfixturevalue(place)
