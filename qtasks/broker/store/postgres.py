@@ -74,12 +74,13 @@ class PostgresDatabase:
     """A `Database` in one schema of a PostgreSQL database; raises `StoreError` if it cannot be used.
 
     `url` is libpq's, and may name several hosts; `?schema=` chooses the schema (default `qtasks`), and
-    `?pooler=on` leaves out what a transaction pooler does not carry: wake-ups become polling.
+    `?pooler=on` leaves out what a transaction pooler does not carry: wake-ups become polling. A test that
+    moves time by hand makes its own `presence` step.
     """
 
     is_shared = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, steps_by_hand: bool = False) -> None:
         self.place = Place.parse(url)
         self._queries = postgres_queries()
         self._changes = Changes()
@@ -95,7 +96,8 @@ class PostgresDatabase:
             schema=self.place.schema, channel=self.place.channel, word=WORD
         )
         self.outbox = Outbox(leaving, self._identify, self._patience)
-        self._presence = Presence(self.place, self._changes.tell, {WORD: self.outbox.changes.tell})
+        tells = {WORD: self.outbox.changes.tell}
+        self.presence = Presence(self.place, self._changes.tell, tells, by_hand=steps_by_hand)
 
     @property
     def failure(self) -> str | None:
@@ -131,14 +133,14 @@ class PostgresDatabase:
         await self._changes.wait(self._patience(wait_ms))
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
-        self._presence.join(node, others_died)
+        self.presence.join(node, others_died)
 
     def leave(self) -> None:
-        self._presence.leave()
+        self.presence.leave()
 
     def close(self) -> None:
         self._executor.shutdown()
-        self._presence.close(self._wake_up)
+        self.presence.close(self._wake_up)
         with suppress(BrokerFailed):
             self.run(lambda session: self._fail("it is closed"))
         for each in (self._writer, *self._readers):
@@ -147,7 +149,7 @@ class PostgresDatabase:
 
     def _patience(self, wait_ms: int) -> int:
         """Say how long news may be waited for: if they are not heard, it is time to look before."""
-        return wait_ms if self._presence.is_hearing else min(wait_ms, self.place.poll_ms)
+        return wait_ms if self.presence.is_hearing else min(wait_ms, self.place.poll_ms)
 
     def _identify(self) -> str:
         row = self.look(lambda session: session.one("identity", {}))

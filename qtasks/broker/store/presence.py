@@ -38,11 +38,17 @@ class Member:
 class Presence:
     """Runs from its making until `close`. `tell` is called when another node has committed work.
 
-    `others` are called instead when that is said which is their key.
+    `others` are called instead when that is said which is their key. With `by_hand` there is no thread: a
+    test that moves time by hand calls `step`.
     """
 
     def __init__(
-        self, place: Place, tell: Callable[[], None], others: Mapping[str, Callable[[], None]] | None = None
+        self,
+        place: Place,
+        tell: Callable[[], None],
+        others: Mapping[str, Callable[[], None]] | None = None,
+        *,
+        by_hand: bool = False,
     ) -> None:
         self._place = place
         self._tell = tell
@@ -52,8 +58,10 @@ class Presence:
         self._turn = threading.Event()
         self.is_hearing = False
         """Whether wake-ups of other nodes arrive; if not, the store has to be polled."""
-        self._thread = threading.Thread(target=self._live, name="qtasks-presence", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if not by_hand:
+            self._thread = threading.Thread(target=self._live, name="qtasks-presence", daemon=True)
+            self._thread.start()
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         """Let a node take part; it counts as alive when this returns. Raises `StoreError`."""
@@ -71,9 +79,10 @@ class Presence:
     def close(self, wake_up: Callable[[], None]) -> None:
         """End; `wake_up` makes something to be heard, or the end would wait for the next look."""
         self._is_ending = True
-        self._turn.set()
-        wake_up()
-        self._thread.join()
+        if self._thread is not None:
+            self._turn.set()
+            wake_up()
+            self._thread.join()
 
     def _live(self) -> None:
         while not self._is_ending:
@@ -95,14 +104,19 @@ class Presence:
                 tell()  # what was said meanwhile was not heard
         looks = 0
         while not self._is_ending:
-            member = self._member
-            if member is not None:
-                if looks % int(BEAT_S / LOOK_S) == 0:
-                    self._beat(connection, member.node)
-                if self._somebody_died(connection):
-                    member.others_died()
+            self.step(connection, beats=looks % int(BEAT_S / LOOK_S) == 0)
             looks += 1
             self._hear(connection)
+
+    def step(self, connection: psycopg.Connection[Any], *, beats: bool) -> None:
+        """Look who has died, and tell the node of it; say that it lives itself if it `beats` now."""
+        member = self._member
+        if member is None:
+            return
+        if beats:
+            self._beat(connection, member.node)
+        if self._somebody_died(connection):
+            member.others_died()
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         """Wait until it is time to look again, and pass on what is heard meanwhile."""
