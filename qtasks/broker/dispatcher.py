@@ -21,7 +21,7 @@ from qtasks.broker.retry import judge
 from qtasks.broker.room import Room
 from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.database import Database, Session
-from qtasks.broker.store.records import Again, Cancelled, Claim, Claimed, Dead, Reply, Settlement
+from qtasks.broker.store.records import Again, Cancelled, Claim, Claimed, Dead, Lease, Reply, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
 from qtasks.ids import Ids
@@ -67,11 +67,12 @@ class Dispatcher:
         self._room = room
         self._metrics = metrics or Metrics()
         self._looked_at: int | None = None
-        self._in_flight: dict[int, Claim] = {}
+        # By lease: an attempt that others have overtaken may still run when the message is claimed again.
+        self._in_flight: dict[Lease, Claim] = {}
         self._is_unsure = False
         """Whether a claim may have been committed whose answer was lost, so that nobody carries it."""
         self._large_bytes = 0
-        self._alone_since: dict[int, int] = {}
+        self._alone_since: dict[Lease, int] = {}
         self._wall_offset = clock.now() - clock.monotonic()
         self._answers: list[tuple[Claim, Reply]] = []
         self._answered = asyncio.Event()
@@ -154,7 +155,7 @@ class Dispatcher:
         """
         now = self._clock.monotonic()
         left = [
-            self._alone_since[seq] + ALONE_MS - now for seq in self._alone_since if seq in self._in_flight
+            since + ALONE_MS - now for lease, since in self._alone_since.items() if lease in self._in_flight
         ]
         return max((each for each in left if each > 0), default=None)
 
@@ -162,9 +163,9 @@ class Dispatcher:
         claims = claimed.claims
         if claimed.ended:
             self._finished(claimed.ended)
-        self._in_flight.update((each.seq, each) for each in claims)
+        self._in_flight.update((each.lease, each) for each in claims)
         self._large_bytes += sum(map(_large_bytes, claims))
-        self._alone_since.update((each.seq, self._clock.monotonic()) for each in claims if each.is_suspect)
+        self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
         in_process = [each for each in claims if each.app is not None]
         groups = [in_process, *([each] for each in claims if each.app is None)]
         for group in groups:
@@ -174,10 +175,10 @@ class Dispatcher:
                 carrier.add_done_callback(self._carriers.discard)
 
     async def _carry(self, claims: Sequence[Claim]) -> None:
-        left = {each.seq: each for each in claims}
+        left = {each.lease: each for each in claims}
         try:
             async for claim, reply in self._deliverer.deliver(claims):
-                if left.pop(claim.seq, None) is not None:
+                if left.pop(claim.lease, None) is not None:
                     self._answer(claim, reply)
         except Exception as error:  # a wall: one destination's surprise must not stop the others
             log.exception("delivery broke", extra={"message_ids": [each.id for each in left.values()]})
@@ -190,7 +191,7 @@ class Dispatcher:
     def _answer(self, claim: Claim, reply: Reply) -> None:
         if self._database.failure is not None:
             self._forget(claim)
-        elif claim.seq in self._in_flight:  # not handed back meanwhile
+        elif claim.lease in self._in_flight:  # not handed back meanwhile
             self._answers.append((claim, reply))
             self._answered.set()
 
@@ -199,7 +200,7 @@ class Dispatcher:
         async with self._claim_lock:  # a claim that has been committed is begun before this goes on
             pass
         await asyncio.sleep(0)  # and its carrier has begun as well
-        for claim in [each for seq, each in self._in_flight.items() if seq in seqs]:
+        for claim in [each for each in self._in_flight.values() if each.seq in seqs]:
             self._deliverer.drop(claim)
 
     async def settle(self) -> int:
@@ -250,24 +251,27 @@ class Dispatcher:
 
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
-        slots = self._config.concurrency - len(self._in_flight) + len(settlements) if then_claim else 0
-        if then_claim:
+        alone = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
+        work = alone
+        if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
-        freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
-        work = partial(_settle_and_claim, settlements=settlements, claim=self._claim_of(slots, freed_bytes))
+            slots = self._config.concurrency - len(self._in_flight) + len(settlements)
+            freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
+            claim_too = self._claim_of(slots, freed_bytes)
+            work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
         while True:
             try:
                 with self._metrics.timed("settle"):
                     recorded, claimed = await self._database.write(work)
                 break
             except StoreFull as error:
-                work = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
+                work = alone
                 if self._room is None or not self._room.release():
                     await self._wait_for_store(error)
             except StoreError as error:
                 if then_claim:  # what was claimed may be, and what was settled as well
                     self._is_unsure = True
-                    work = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
+                    work = alone
                 await self._wait_for_store(error)
             except BrokerError:
                 for each in settlements:
@@ -282,9 +286,9 @@ class Dispatcher:
                 recorded, claimed = [], NOTHING  # its lease stays, and is recovered at the next start
                 break
         for each in settlements:
-            claim = self._in_flight.pop(each.claim.seq, None)
+            claim = self._in_flight.pop(each.claim.lease, None)
             self._large_bytes -= _large_bytes(claim) if claim else 0
-            self._alone_since.pop(each.claim.seq, None)
+            self._alone_since.pop(each.claim.lease, None)
         self._start(claimed)
         if len(self._in_flight) < self._config.concurrency or not all(map(_is_final, recorded)):
             self._freed.set()  # there are slots left, or a new instant to wait for
@@ -363,7 +367,7 @@ class Dispatcher:
 
     def _forget(self, claim: Claim) -> None:
         """Wait no more for what has ended and cannot be recorded: its lease is recovered by the next life."""
-        self._in_flight.pop(claim.seq, None)
+        self._in_flight.pop(claim.lease, None)
         self._freed.set()
 
     def stop_claiming(self) -> None:

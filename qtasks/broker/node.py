@@ -19,12 +19,13 @@ from qtasks.broker.store import cancelling, settling
 from qtasks.broker.store.records import NewMessage, Settlement
 from qtasks.broker.telemetry import find_telemetry
 from qtasks.clock import Clock
-from qtasks.errors import BrokerError
+from qtasks.errors import BrokerError, StoreError
 from qtasks.ids import Ids
 
 log = logging.getLogger("qtasks.node")
 
 HEED_MS = 500
+TAKEOVER_PAUSE_MS = 500
 
 
 class Node:
@@ -155,10 +156,17 @@ class Node:
         task.add_done_callback(self._takeovers.discard)
 
     async def _recover_quietly(self) -> None:
-        try:
-            await self.recover()
-        except BrokerError as error:
-            log.error("cannot take over from a node that has died", extra={"reason": str(error)})
+        """Recover, however long that takes: the dead are reported once, to one node."""
+        while True:
+            try:
+                await self.recover()
+                return
+            except StoreError as error:
+                log.error("cannot take over from a node that has died yet", extra={"reason": str(error)})
+                await self._clock.sleep(TAKEOVER_PAUSE_MS)
+            except BrokerError as error:
+                log.error("cannot take over from a node that has died", extra={"reason": str(error)})
+                return
 
     async def stop(self, grace_ms: int | None = None) -> int:
         """Stop claiming, let deliveries finish for up to `grace_ms`, hand back the rest (promise P17).

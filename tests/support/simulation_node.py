@@ -100,10 +100,11 @@ class Life:
         tell: Callable[[], None],
     ) -> None:
         self.fate = Fate(name)
+        self._store = store
         self.weather = Weather(rng, tell)
         self.weather.awake.set()
         self.clock = VirtualClock()
-        self.seen_at = 0
+        self.seen_at = self.now()
         """When the others heard of it last."""
         self.tasks: set[asyncio.Task[Any]] = set()
         self.is_up = False
@@ -148,7 +149,7 @@ class Life:
             for task in self.tasks:
                 task.cancel()
             await asyncio.wait(self.tasks)
-        self.database.close()
+        self._store.let_go(self.database.inner)
 
 
 def tag_tasks(loop: asyncio.AbstractEventLoop) -> None:

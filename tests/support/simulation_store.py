@@ -16,6 +16,7 @@ from qtasks.broker.store.changes import Changes
 from qtasks.broker.store.database import Database, Session, Work
 from qtasks.broker.store.postgres import PostgresDatabase
 from qtasks.broker.store.postgres_links import link
+from qtasks.broker.store.presence import Presence
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.errors import StoreUnreachable
 
@@ -33,6 +34,10 @@ class Store(Protocol):
 
     def open(self) -> Database:
         """Open it for one life of a node."""
+        ...
+
+    def let_go(self, database: Database) -> None:
+        """End the use that a life made of it."""
         ...
 
     def observer(self) -> Database:
@@ -65,6 +70,9 @@ class SqliteStore:
         self._database = SqliteDatabase(str(self._path), durability="relaxed")
         return self._database
 
+    def let_go(self, database: Database) -> None:
+        database.close()
+
     def observer(self) -> Database:
         assert self._database is not None
         return self._database
@@ -86,11 +94,18 @@ class PostgresStore:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._idle: list[PostgresDatabase] = []
         self._observer = self.open()
         self._connection = link(self._observer.place)
 
     def open(self) -> PostgresDatabase:
-        return PostgresDatabase(self._url, steps_by_hand=True)
+        return self._idle.pop() if self._idle else PostgresDatabase(self._url, steps_by_hand=True)
+
+    def let_go(self, database: Database) -> None:
+        """Keep its connections, which cost more than all else in a simulation."""
+        assert isinstance(database, PostgresDatabase)
+        database.presence = Presence(database.place, lambda: None, by_hand=True)
+        self._idle.append(database)
 
     def observer(self) -> Database:
         return self._observer
@@ -119,7 +134,8 @@ class PostgresStore:
 
     def close(self) -> None:
         self._connection.close()
-        self._observer.close()
+        for each in (self._observer, *self._idle):
+            each.close()
 
 
 @dataclass(slots=True)

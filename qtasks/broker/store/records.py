@@ -9,6 +9,8 @@ from enum import IntEnum
 from qtasks.broker.store.extras import NO_EXTRAS, Extras
 
 Headers = tuple[tuple[str, str], ...]
+Lease = tuple[int, int]
+"""The sequence number of a message, and the number of the lease of it."""
 
 
 # In flight at one crash is bad luck. From the second in a row on, a message runs alone, so that one
@@ -111,6 +113,11 @@ class Claim:
     extras: Extras = NO_EXTRAS
     source: int | None = None
     """Of a callback: the sequence number of the message that it reports on."""
+
+    @property
+    def lease(self) -> Lease:
+        """What tells this attempt from all others of the message."""
+        return self.seq, self.lease_epoch
 
     @property
     def is_suspect(self) -> bool:

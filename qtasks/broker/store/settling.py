@@ -22,6 +22,7 @@ from qtasks.broker.store.records import (
     Claim,
     Dead,
     Delivered,
+    Lease,
     LogKind,
     NewMessage,
     Reply,
@@ -278,12 +279,12 @@ def recover(
     return len(orphans)
 
 
-def give_back_unknown(session: Session, node: str, known: Collection[int], now: int) -> None:
+def give_back_unknown(session: Session, node: str, known: Collection[Lease], now: int) -> None:
     """Give up the node's own leases that are not `known` to it: the answer to their claim was lost.
 
     Nothing of them was sent, so no attempt is spent.
     """
     back = Again(None, counted=False)
-    lost = [each for each in own_leases(session, node) if each.seq not in known]
+    lost = [each for each in own_leases(session, node) if each.lease not in known]
     reply = Reply(0, error="the store's answer to the claim was lost")
     settle(session, [Settlement(each, reply, back, ended_at=max(now, each.started_at)) for each in lost])
