@@ -25,7 +25,8 @@ def shared(postgres: Postgres) -> Iterator[PostgresStore]:
 def check(seed: int, store: Store, name: str) -> None:
     found = simulate(seed, store)
     if found.faults:
-        repeat = f"{'QTASKS_TEST_FULL=1 ' if FULL else ''}python -m pytest 'tests/faults/test_simulation.py::{name}[{seed}]'"
+        environment = "QTASKS_TEST_FULL=1 " if FULL else ""
+        repeat = f"{environment}python -m pytest 'tests/faults/test_simulation.py::{name}[{seed}]'"
         raise AssertionError("\n".join([f"repeat with: {repeat}", *found.faults[:20], *found.story[-80:]]))
 
 
@@ -38,3 +39,10 @@ def test_a_node_on_sqlite_keeps_its_promises(seed: int, tmp_path: Path) -> None:
 def test_nodes_on_postgresql_keep_their_promises(seed: int, shared: PostgresStore) -> None:
     shared.empty()
     check(seed, shared, "test_nodes_on_postgresql_keep_their_promises")
+
+
+def test_a_seed_has_the_same_fate_every_time(tmp_path: Path) -> None:
+    first, second = (simulate(7, SqliteStore(tmp_path / name)) for name in ("a.db", "b.db"))
+
+    assert first == second
+    assert first.attempts > first.accepted > 20

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from qtasks.broker.store.records import Claim
+from tests.support.virtual_time import BEGINS_AT
 
+SKEW_MS = 3000
+"""How far the wall clocks of nodes may be apart."""
 SLACK_MS = 200
 """How far a start at the destination may lie behind the claim that it was counted at."""
 
@@ -39,18 +42,22 @@ class Attempt:
     """Whether the work was done, whatever the node learned of it."""
     was_lost: bool = False
     """Whether the node was not told what came of it."""
+    claimed_at: int = 0
+
+    @property
+    def is_of_the_dead(self) -> bool:
+        """Whether its node died, or was counted as dead, after it had claimed it."""
+        return self.fate.died or any(at >= self.claimed_at for at in self.fate.struck_at)
 
     @property
     def is_excused(self) -> bool:
         """Whether the node could not record it (promise P11)."""
-        overtaken = any(at >= self.started_at for at in self.fate.struck_at)
-        return self.was_lost or self.fate.died or overtaken
+        return self.was_lost or self.is_of_the_dead
 
     @property
     def counts(self) -> bool:
         """Whether it is in flight as far as limits are concerned (promise P10)."""
-        overtaken = any(at >= self.started_at for at in self.fate.struck_at)
-        return self.is_open and not self.fate.died and not overtaken
+        return self.is_open and not self.is_of_the_dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,12 @@ class Ledger:
 
     def start(self, claim: Claim, place: str, fate: Fate, now: int) -> Attempt:
         """Note that an attempt reaches its destination; `place` is its queue or flow-control key."""
-        attempt = Attempt(claim.id, claim.attempt, claim.lease_epoch, fate, now)
+        claimed_at = claim.started_at - BEGINS_AT - SKEW_MS
+        attempt = Attempt(claim.id, claim.attempt, claim.lease_epoch, fate, now, claimed_at=claimed_at)
         earlier = self.attempts[claim.id]
+        if attempt.is_of_the_dead:  # it was stopped between the claim and the start, and knows nothing yet
+            earlier.append(attempt)
+            return attempt
         if claim.attempt > claim.max_retries + 1:
             self._fault(attempt, f"attempt {claim.attempt} with {claim.max_retries} retries")
         if any(each.epoch >= attempt.epoch for each in earlier):

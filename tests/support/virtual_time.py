@@ -53,23 +53,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """A node's `Clock`: its wall clock may be wrong by `skew_ms`, and can be set."""
+    """A node's `Clock`: its wall clock may be wrong by `skew_ms`, which may change."""
 
     def __init__(self, skew_ms: int = 0) -> None:
-        self._skew_ms = skew_ms
+        self.skew_ms = skew_ms
 
     def now(self) -> int:
-        return BEGINS_AT + self.monotonic() + self._skew_ms
+        return BEGINS_AT + self.monotonic() + self.skew_ms
 
     def monotonic(self) -> int:
         return round(asyncio.get_running_loop().time() * 1000)
 
     async def sleep(self, ms: int) -> None:
         await asyncio.sleep(ms / 1000)
-
-    def step_wall(self, ms: int) -> None:
-        """Set the wall clock forward or back."""
-        self._skew_ms += ms
 
 
 def run_virtually(work: Coroutine[Any, Any, T]) -> T:

@@ -189,7 +189,7 @@ class PostgresDatabase:
     def _together(self, group: Sequence[Ticket]) -> None:
         try:
             writer = self._writer = self._writer or link(self.place)
-            writer.execute(self.place.begin_writing)
+            writer.execute(self.place.begin_writing(self.presence.node))
             session = PostgresSession(writer, self._queries)
             for ticket in do_together(session, group) if len(group) > 1 else group:
                 ticket.result = ticket.work(session)

@@ -27,6 +27,10 @@ IDLE_MS = 5000
 STATEMENT_MS = 30_000
 POLL_MS = 200
 PREPARED = 500
+STALE_MS = 3000
+"""A node that has not beaten for so long says with its next write that it lives."""
+NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+"""The database's clock, in Unix milliseconds."""
 _OURS = ("schema", "pooler")
 
 
@@ -71,14 +75,25 @@ class Place:
         """Where nodes tell each other that there is work."""
         return f"qtasks_{self.schema}"
 
-    @property
-    def begin_writing(self) -> bytes:
-        """Begin a transaction that writes, in one round trip, and wait for its turn."""
+    def begin_writing(self, node: str | None = None) -> bytes:
+        """Begin a transaction that writes, in one round trip, and wait for its turn.
+
+        With it `node`, if any takes part, says that it lives: one that was counted as dead and comes back
+        owns nothing that others could take from it before that is known.
+        """
         return (
             f"BEGIN; SET LOCAL search_path TO {self.schema}; SET LOCAL lock_timeout TO {BUSY_MS}; "
             f"SET LOCAL idle_in_transaction_session_timeout TO {IDLE_MS}; "
-            f"SELECT pg_advisory_xact_lock({self.lock})"
+            f"SELECT pg_advisory_xact_lock({self.lock}){'' if node is None else self._stay(node)}"
         ).encode()
+
+    def _stay(self, node: str) -> str:
+        name = node.replace("'", "''")
+        return (
+            f"; INSERT INTO nodes (id, seen_at) SELECT '{name}', {NOW} WHERE NOT EXISTS "
+            f"(SELECT 1 FROM nodes WHERE id = '{name}' AND seen_at > {NOW} - {STALE_MS}) "
+            "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at"
+        )
 
     @property
     def begin_reading(self) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qtasks.broker.store.postgres_links import Place, link, meaning_of
+from qtasks.broker.store.postgres_links import NOW, Place, link, meaning_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -24,7 +24,6 @@ LIFE_MS = 7000
 """Who has not been heard for so long counts as dead, and its deliveries are taken over."""
 LOOK_S = 1.0
 RETRY_S = 0.5
-NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,12 @@ class Presence:
         if not by_hand:
             self._thread = threading.Thread(target=self._live, name="qtasks-presence", daemon=True)
             self._thread.start()
+
+    @property
+    def node(self) -> str | None:
+        """The name of the node that takes part, if one does."""
+        member = self._member
+        return None if member is None else member.node
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         """Let a node take part; it counts as alive when this returns. Raises `StoreError`."""
