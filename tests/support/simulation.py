@@ -116,6 +116,7 @@ class _World:
             (5, self._cancel),
             (4, self._pause_queue),
             (3, self._kill),
+            (2, self._retire),
             (3, self._stop_for_a_while),
             (3, self._cut_off),
             (1, self._cut_all_off),
@@ -267,7 +268,7 @@ class _World:
 
     def _kill(self) -> None:
         life = self._pick()
-        if life is not None:
+        if life is not None and not life.is_ending:
             self._start(self._kill_and_replace(life, self._rng.choice((0, 500, 3000, 12_000))))
 
     async def _kill_and_replace(self, life: Life, after_ms: int) -> None:
@@ -276,7 +277,20 @@ class _World:
         await asyncio.sleep(after_ms / 1000)
         await self._bear()
 
+    def _retire(self) -> None:
+        life = self._pick()
+        if life is not None and not life.is_ending:
+            self._start(self._retire_and_replace(life, self._rng.choice((0, 300, 5000))))
+
+    async def _retire_and_replace(self, life: Life, grace_ms: int) -> None:
+        self._tell(f"{life.fate.name} is told to end in {grace_ms} ms")
+        await life.stop(grace_ms)
+        if life in self._lives:  # nobody killed it meanwhile
+            await self._bury(life)
+            await self._bear()
+
     async def _bury(self, life: Life) -> None:
+        self._tell(f"{life.fate.name} has ended")
         self._lives.remove(life)
         self._gone.append(life)
         await life.die()
@@ -403,7 +417,7 @@ def _faults_of(verbs: Verbs, ledger: Ledger, known: Accepted) -> list[str]:
         faults.append(f"succeeded, and ended as {end}")
     if end == "CANCELED" and not known.was_cancelled:
         faults.append("is cancelled though nobody did so")
-    timely = [each for each in attempts if not each.is_of_the_dead]
+    timely = [each for each in attempts if not (each.is_of_the_dead or each.was_handed_back)]
     if len(timely) > known.retries + 1:
         faults.append(f"was attempted {len(timely)} times with {known.retries} retries")
     if known.task_id is not None:

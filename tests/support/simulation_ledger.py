@@ -42,6 +42,8 @@ class Attempt:
     """Whether the work was done, whatever the node learned of it."""
     was_lost: bool = False
     """Whether the node was not told what came of it."""
+    was_handed_back: bool = False
+    """Whether its node stopped in good order before it ended."""
     claimed_at: int = 0
 
     @property
@@ -52,7 +54,7 @@ class Attempt:
     @property
     def is_excused(self) -> bool:
         """Whether the node could not record it (promise P11)."""
-        return self.was_lost or self.is_of_the_dead
+        return self.was_lost or self.was_handed_back or self.is_of_the_dead
 
     @property
     def counts(self) -> bool:

@@ -54,9 +54,14 @@ class Destinations:
         for claim in claims:
             await self._life.weather.awake.wait()
             attempt = self._ledger.start(claim, place_of(claim), self._life.fate, self._life.now())
-            reply = await self._attempt(claim, attempt)
-            await self._life.weather.awake.wait()
-            attempt.is_open = False
+            try:
+                reply = await self._attempt(claim, attempt)
+                await self._life.weather.awake.wait()
+            except asyncio.CancelledError:
+                attempt.was_handed_back = True
+                raise
+            finally:
+                attempt.is_open = False
             yield claim, reply
 
     async def _attempt(self, claim: Claim, attempt: Attempt) -> Reply:
@@ -108,6 +113,7 @@ class Life:
         """When the others heard of it last."""
         self.tasks: set[asyncio.Task[Any]] = set()
         self.is_up = False
+        self.is_ending = False
         self.database = UnsteadyDatabase(store.open(), self.weather)
         ids = Ids.seeded(rng.getrandbits(32))
         self.broker = Broker(
@@ -142,9 +148,20 @@ class Life:
         context.run(LIFE.set, self)
         return context.run(work)
 
+    async def stop(self, grace_ms: int) -> None:
+        """End in good order, as far as the store lets it."""
+        self.is_ending = True
+        await self._do(self._stop(grace_ms))
+
+    async def _stop(self, grace_ms: int) -> None:
+        await self.node.stop(grace_ms)
+        self.is_up = False
+        self.fate.died = self.node.dispatcher.in_flight > 0
+
     async def die(self) -> None:
         """End as a killed process does: nothing of what it was about to do is done."""
-        self.fate.died, self.is_up = True, False
+        self.fate.died = self.fate.died or self.is_up
+        self.is_up = False
         while self.tasks:
             for task in self.tasks:
                 task.cancel()

@@ -75,11 +75,12 @@ class Presence:
         self._member = Member(node, others_died)
 
     def leave(self) -> None:
-        """Take part no more: what the node still holds may be taken over at once. Raises `StoreError`."""
+        """Take part no more: others take over what it still holds at their next look. Raises `StoreError`."""
         member, self._member = self._member, None
         if member is not None:
             with link(self._place) as connection:
-                connection.execute(self._text("DELETE FROM {}.nodes WHERE id = %s"), [member.node])
+                # Not removed: whoever strikes it off takes over what is left.
+                connection.execute(self._text("UPDATE {}.nodes SET seen_at = 0 WHERE id = %s"), [member.node])
 
     def close(self, wake_up: Callable[[], None]) -> None:
         """End; `wake_up` makes something to be heard, or the end would wait for the next look."""

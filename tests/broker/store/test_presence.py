@@ -100,9 +100,22 @@ def test_a_node_that_writes_is_not_struck_off_though_its_heart_stood_still(nodes
     assert nodes.alive == ["a", "b"]
 
 
+def test_what_a_node_that_leaves_still_holds_is_taken_over_at_the_next_look(nodes: Nodes) -> None:
+    clock = ManualClock()
+    Verbs(nodes.a, clock).enqueue()
+    Verbs(nodes.a, clock).claim(node="a")
+
+    nodes.a.leave()
+    nodes.look(nodes.b)
+
+    assert nodes.told == ["b"]
+    assert Verbs(nodes.b, clock).recover("b") == 1
+
+
 def test_a_node_that_has_left_does_not_come_back_by_writing(nodes: Nodes) -> None:
     nodes.a.leave()
 
     Verbs(nodes.a, ManualClock()).enqueue()
+    nodes.look(nodes.b)
 
     assert nodes.alive == ["b"]
