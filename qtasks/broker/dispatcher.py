@@ -75,6 +75,8 @@ class Dispatcher:
         self._alone_since: dict[Lease, int] = {}
         self._wall_offset = clock.now() - clock.monotonic()
         self._answers: list[tuple[Claim, Reply]] = []
+        self._verdicts: dict[Lease, Settlement] = {}
+        """What is being recorded: a stop that can wait no longer does not hand it back."""
         self._answered = asyncio.Event()
         self._freed = asyncio.Event()
         self._carriers: set[asyncio.Task[None]] = set()
@@ -251,6 +253,7 @@ class Dispatcher:
 
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
+        self._verdicts.update((each.claim.lease, each) for each in settlements)
         alone = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
@@ -286,6 +289,7 @@ class Dispatcher:
                 recorded, claimed = [], NOTHING  # its lease stays, and is recovered at the next start
                 break
         for each in settlements:
+            self._verdicts.pop(each.claim.lease, None)
             claim = self._in_flight.pop(each.claim.lease, None)
             self._large_bytes -= _large_bytes(claim) if claim else 0
             self._alone_since.pop(each.claim.lease, None)
@@ -405,7 +409,11 @@ class Dispatcher:
             now = self._clock.now()
             back = Again(None, counted=False)
             await self._record(
-                [Settlement(each, HAND_BACK, back, ended_at=max(now, each.started_at)) for each in claims]
+                [
+                    self._verdicts.get(each.lease)
+                    or Settlement(each, HAND_BACK, back, ended_at=max(now, each.started_at))
+                    for each in claims
+                ]
             )
         return len(claims)
 

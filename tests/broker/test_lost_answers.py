@@ -162,3 +162,18 @@ async def test_a_takeover_that_fails_is_tried_again(rig: Rig) -> None:
     await rig.turn()
 
     assert rig.deliverer.bodies == [b"1"]
+
+
+async def test_a_stop_records_the_end_that_it_knows_instead_of_handing_it_back(rig: Rig) -> None:
+    lost = forgetful(rig)
+    message = rig.enqueue(b"1", spec=WIDE)
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(1)
+    lost.to_refuse = 1
+    settling = asyncio.create_task(rig.node.dispatcher.settle_forever())
+    await rig.clock.somebody_sleeps()  # the store did not answer, and is asked again later
+
+    await rig.node.dispatcher.drain(0)
+
+    assert rig.states(message) == "CREATED, ACTIVE, DELIVERED"
+    settling.cancel()

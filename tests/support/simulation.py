@@ -76,11 +76,11 @@ class _World:
         self._rng = random.Random(seed)
         self._store = store
         self._clock = VirtualClock()
-        self._ledger = Ledger(LIMITS, self._is_over)
+        self._skew_ms = SKEW_MS if self._rng.random() < 0.5 else 0
+        self._ledger = Ledger(LIMITS, self._is_over, is_skewed=self._skew_ms > 0)
         self._lives: list[Life] = []
         self._gone: list[Life] = []
         """Who died and has not been struck off."""
-        self._skew_ms = SKEW_MS if self._rng.random() < 0.5 else 0
         self._is_calm = False
         self._keys = 0
         self._births = 0

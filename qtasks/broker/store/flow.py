@@ -18,6 +18,8 @@ from qtasks.protocol.resources import FlowControlView
 
 PREFIX = "flow:"  # no name of a queue has a colon
 SECOND_MS = 1000
+APART_MS = 10_000
+"""How far the clocks of nodes that share a store may be apart; rates hold over all nodes up to that."""
 TOUCH_MS = 3_600_000  # how exactly it is known when a key was last used
 
 
@@ -41,10 +43,11 @@ class Window:
 def window_of(queue: QueueRow, now: int) -> Window:
     """Give the window of a rate at an instant; the last one while it lasts, else a new one.
 
-    A clock that was set back a little stays in the window; one set back further begins anew, as
-    waiting for it to catch up could take days (promise P16).
+    A clock that was set back a little, or is behind that of another node, stays in the window; one set
+    back further begins anew, as waiting for it to catch up could take days (promise P16).
     """
-    lasts = queue.window_at - queue.period_ms <= now < queue.window_at + queue.period_ms
+    behind_ms = max(queue.period_ms, APART_MS)
+    lasts = queue.window_at - behind_ms <= now < queue.window_at + queue.period_ms
     at, count = (queue.window_at, queue.window_count) if lasts else (now - now % SECOND_MS, 0)
     return Window(at, at + queue.period_ms, count)
 

@@ -174,7 +174,8 @@ def meaning_of(error: BaseException, place: Place) -> StoreError | None:
         return StoreUnusable(f"{place} cannot be used: {said}")
     if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
         return StoreUnusable(f"{place} does not let us in: {said}")
-    is_lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    lost = psycopg.OperationalError, psycopg.InterfaceError, errors.IdleInTransactionSessionTimeout
+    is_lost = isinstance(error, lost)
     if is_lost or isinstance(error, errors.ReadOnlySqlTransaction):
         return StoreUnreachable(f"{place} does not answer: {said or 'the connection is lost'}")
     return None
