@@ -112,6 +112,24 @@ class Postgres:
         assert self._process is not None
         self._process.wait(SOON_S)
 
+    def copy(self, of: Postgres) -> None:
+        """Make the cluster's files those of a running server, to follow it as its standby."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.folder.chmod(0o755)
+        _own(self.folder)
+        source = f"host=127.0.0.1 port={of.port} user=postgres application_name=standby"
+        command = ["pg_basebackup", "-d", source, "-D", str(self.data), "-X", "stream", "-R", "-c", "fast",
+                   "--no-sync"]  # fmt: skip
+        subprocess.run(_command(command), check=True, capture_output=True, timeout=SOON_S * 2, cwd="/")
+        # As soon as it is promoted it must not wait for a standby of its own, which it has not got yet.
+        with (self.data / "postgresql.auto.conf").open("a") as settings:
+            settings.write("synchronous_standby_names = ''\n")
+
+    def promote(self) -> None:
+        """Let a standby follow no more, and write."""
+        command = ["pg_ctl", "promote", "-D", str(self.data), "-w"]
+        subprocess.run(_command(command), check=True, capture_output=True, timeout=SOON_S, cwd="/")
+
     def url(self, database: str) -> str:
         """The address of one of its databases."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -167,6 +185,49 @@ def require_postgres() -> Postgres:
     require(binaries(), "PostgreSQL is not installed: apt-get install postgresql")
     require(find_spec("psycopg"), "psycopg is not installed: install the extra [postgres]")
     return shared_postgres()
+
+
+class Pair:
+    """A primary and a standby that every commit waits for; each takes the other's place in turn."""
+
+    def __init__(self) -> None:
+        self.primary = new_postgres()
+        folder = Path(tempfile.mkdtemp(prefix="qtpg", dir="/tmp"))
+        self.standby = Postgres(folder, _free_port())
+        self._ports = self.primary.port, self.standby.port
+        self.follow()
+
+    def follow(self, names: str = "*") -> None:
+        """Make the standby anew, and wait until the primary's commits wait for it, if `names` says so."""
+        import psycopg
+
+        self.standby.copy(self.primary)
+        self.standby.start()
+        with psycopg.connect(self.primary.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'".encode())
+            connection.execute("SELECT pg_reload_conf()")
+            wanted = "sync" if names else "async"
+            ends_at = time.monotonic() + SOON_S
+            while connection.execute("SELECT sync_state FROM pg_stat_replication").fetchone() != (wanted,):
+                assert time.monotonic() < ends_at, "the standby does not follow"
+                time.sleep(0.05)
+
+    def fail_over(self) -> None:
+        """Kill the primary, and promote the standby."""
+        self.primary.kill()
+        self.standby.promote()
+        self.primary, self.standby = self.standby, self.primary
+
+    def new_store(self) -> str:
+        """Give the address, on whichever of both writes, of a store that nobody has used yet."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self._ports)
+        schema = f"test_{os.getpid()}_{next(_numbers)}"
+        return f"postgresql://postgres@{hosts}/postgres?schema={schema}"
+
+    def drop(self) -> None:
+        """Stop both and remove their files."""
+        drop_postgres(self.standby)
+        drop_postgres(self.primary)
 
 
 def drop_postgres(server: Postgres) -> None:
