@@ -147,6 +147,8 @@ class Server:
             await node.start()
             await listener.start()
             self._greet(keys, keys_file, listening.getsockname()[1])
+            for risk in broker.database.risks:
+                self._say(f"WARNING: {risk}")
             self._supervisor.ready(f"listening on port {listening.getsockname()[1]}")
             await self._until_signal(broker)
             self._supervisor.stopping()

@@ -130,6 +130,8 @@ class SharedHome:
         self._engine = engine
         store = shown_store(self._settings.broker, None)
         sys.stderr.write(f"qtasks: process {os.getpid()} runs tasks as a node of {store}\n")
+        for risk in engine.broker.database.risks:
+            sys.stderr.write(f"qtasks: WARNING: {risk}\n")
         sys.stderr.flush()
 
     async def stop(self) -> None:

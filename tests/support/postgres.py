@@ -188,14 +188,14 @@ def require_postgres() -> Postgres:
 
 
 class Pair:
-    """A primary and a standby that every commit waits for; each takes the other's place in turn."""
+    """A primary and a standby that every commit waits for, unless `names` is empty; they change places."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: str = "*") -> None:
         self.primary = new_postgres()
         folder = Path(tempfile.mkdtemp(prefix="qtpg", dir="/tmp"))
         self.standby = Postgres(folder, _free_port())
         self._ports = self.primary.port, self.standby.port
-        self.follow()
+        self.follow(names)
 
     def follow(self, names: str = "*") -> None:
         """Make the standby anew, and wait until the primary's commits wait for it, if `names` says so."""

@@ -134,6 +134,9 @@ class Life:
     async def start(self) -> None:
         """Begin; raises `StoreError` if the store cannot be reached."""
         await self._do(self.node.start())
+        for task in self.tasks:
+            if task.get_name() == "qtasks-scheduler":  # there are no schedules, and to look for them takes long
+                task.cancel()
         self.is_up = True
         self.seen_at = self.now()
 

@@ -161,6 +161,7 @@ class UnsteadyDatabase:
     def __init__(self, inner: Database, weather: Weather) -> None:
         self.inner = inner
         self.is_shared = inner.is_shared
+        self.risks = inner.risks
         self.changes = Changes()
         self._weather = weather
 

@@ -17,11 +17,15 @@ async def livez(call: Call) -> Response:
 
 
 async def readyz(call: Call) -> Response:
-    """Answer 200 if messages are accepted and delivered now, else 503 with the reason."""
+    """Answer 200 if messages are accepted and delivered now, else 503 with the reason.
+
+    `risks` says what could lose accepted messages, where there is anything.
+    """
     problem = await asyncio.to_thread(call.broker.problem)
     if problem is not None:
         return json_response({"status": "unavailable", "error": problem}, 503)
-    return json_response({"status": "ok"})
+    risks = call.broker.database.risks
+    return json_response({"status": "ok", "risks": list(risks)} if risks else {"status": "ok"})
 
 
 async def metrics(call: Call) -> Response:

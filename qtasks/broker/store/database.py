@@ -78,6 +78,11 @@ class Database(Protocol):
         """Where callers can leave messages in transactions of their own; None if they cannot."""
         ...
 
+    @property
+    def risks(self) -> Sequence[str]:
+        """What could lose messages that were accepted, each a sentence for whoever runs the store."""
+        ...
+
     def run(self, work: Work[T]) -> T:
         """Run `work` in a transaction, durable when this returns; its exception rolls it back."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from qtasks.broker.store.changes import Changes
@@ -28,6 +28,7 @@ class MemoryDatabase:
 
     is_shared = False
     outbox = None
+    risks: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

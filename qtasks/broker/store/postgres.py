@@ -8,6 +8,7 @@ what waits in a process. What is lost and found of connections stands in `postgr
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate_postgres import migrate_postgres
 from qtasks.broker.store.outbox import WORD, Outbox
+from qtasks.broker.store.postgres_checks import find_risks
 from qtasks.broker.store.postgres_links import Place, link, meaning_of
 from qtasks.broker.store.presence import Presence
 from qtasks.broker.store.queries import load_queries
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import psycopg
 
 T = TypeVar("T")
+
+log = logging.getLogger("qtasks.store")
 
 READERS = 2
 
@@ -85,8 +89,10 @@ class PostgresDatabase:
         self._queries = postgres_queries()
         self._changes = Changes()
         self._failure: str | None = None
+        self.risks: tuple[str, ...] = ()
         with link(self.place) as connection:
             migrate_postgres(connection, self.place)
+            self._look_for_risks(connection)
         self._group = Group(self._commit)
         self._writer: psycopg.Connection[Any] | None = None
         self._readers: list[psycopg.Connection[Any]] = []
@@ -188,7 +194,7 @@ class PostgresDatabase:
 
     def _together(self, group: Sequence[Ticket]) -> None:
         try:
-            writer = self._writer = self._writer or link(self.place)
+            writer = self._writer = self._writer or self._new_writer()
             writer.execute(self.place.begin_writing(self.presence.node))
             session = PostgresSession(writer, self._queries)
             for ticket in do_together(session, group) if len(group) > 1 else group:
@@ -201,6 +207,19 @@ class PostgresDatabase:
             raise _translated(error, self.place) from error
         if session.announced:
             self._changes.tell()
+
+    def _new_writer(self) -> psycopg.Connection[Any]:
+        """Connect to whichever server writes now: after a failover that is another one."""
+        writer = link(self.place)
+        self._look_for_risks(writer)
+        return writer
+
+    def _look_for_risks(self, connection: psycopg.Connection[Any]) -> None:
+        risks = find_risks(connection)
+        for risk in risks:
+            if risk not in self.risks:
+                log.warning("what was accepted may be lost", extra={"store": str(self.place), "risk": risk})
+        self.risks = risks
 
     def _check_alive(self) -> None:
         if self._failure is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from qtasks.errors import (
     ConfigurationError,
@@ -56,7 +56,8 @@ class Place:
             )
         if ours.get("pooler", "off") not in ("on", "off"):
             raise ConfigurationError(f"pooler={ours['pooler']!r} is not possible; it is on or off")
-        rest = urlencode([(name, value) for name, value in pairs if name not in _OURS])
+        kept = [(name, value) for name, value in pairs if name not in _OURS]
+        rest = urlencode(kept, quote_via=quote)  # libpq takes no + for a space
         conninfo = urlunsplit(parts._replace(query=rest))
         return cls(conninfo, schema, ours.get("pooler") == "on")
 

@@ -78,6 +78,7 @@ class SqliteDatabase:
 
     is_shared = False
     outbox = None
+    risks: Sequence[str] = ()
 
     def __init__(self, path: str, *, durability: str = "full", max_pages: int | None = None) -> None:
         self._path = path

@@ -98,6 +98,7 @@ ANSWERS: dict[str, Json] = {
         }
     ),
     "Up": members({"status": {"const": "ok"}}),
+    "Ready": members({"status": {"const": "ok"}, "risks": {"type": "array", "items": TEXT}}, "risks"),
     "Down": members({"status": {"const": "unavailable"}, "error": TEXT}),
     "Document": {"type": "object", "description": "this document"},
 }

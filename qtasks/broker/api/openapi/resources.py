@@ -407,7 +407,7 @@ OURS = (
         id="readyz",
         tag="Health",
         summary="Say whether messages are accepted and delivered now",
-        answers={200: ref("Up"), 503: {"anyOf": [ref("Down"), ref("Error")]}},
+        answers={200: ref("Ready"), 503: {"anyOf": [ref("Down"), ref("Error")]}},
         refusals=(),
         is_open=True,
     ),
