@@ -405,17 +405,16 @@ class Dispatcher:
         for carrier in list(self._carriers):
             carrier.cancel()
         await asyncio.gather(*self._carriers, return_exceptions=True)
-        if claims:
-            now = self._clock.now()
-            back = Again(None, counted=False)
-            await self._record(
-                [
-                    self._verdicts.get(each.lease)
-                    or Settlement(each, HAND_BACK, back, ended_at=max(now, each.started_at))
-                    for each in claims
-                ]
-            )
-        return len(claims)
+        if not claims:
+            return 0
+        ended = self._verdicts | {each.claim.lease: each for each in self._take_answers()}
+        back = [self._handed_back(each) for each in claims if each.lease not in ended]
+        await self._record([*back, *(ended[each.lease] for each in claims if each.lease in ended)])
+        return len(back)
+
+    def _handed_back(self, claim: Claim) -> Settlement:
+        ended_at = max(self._clock.now(), claim.started_at)
+        return Settlement(claim, HAND_BACK, Again(None, counted=False), ended_at=ended_at)
 
 
 def _settle_and_claim(

@@ -44,6 +44,11 @@ class Forgetful:
         return result
 
 
+async def let_happen() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 def forgetful(rig: Rig) -> Forgetful:
     lost = Forgetful(rig.database)
     rig.node.dispatcher._database = cast(Any, lost)  # it is one, but for its answers
@@ -177,3 +182,24 @@ async def test_a_stop_records_the_end_that_it_knows_instead_of_handing_it_back(r
 
     assert rig.states(message) == "CREATED, ACTIVE, DELIVERED"
     settling.cancel()
+
+
+async def test_a_stop_records_an_end_that_comes_while_it_records_others(rig: Rig) -> None:
+    lost = forgetful(rig)
+    first, second = Held(), Held()
+    rig.deliverer.will(first, second)
+    messages = [rig.enqueue(body, spec=WIDE) for body in (b"first", b"second")]
+    await rig.node.dispatcher.step()
+    await rig.deliverer.reached(2)
+    first.release()
+    await let_happen()
+    answer = lost.next_answer = asyncio.Event()
+
+    draining = asyncio.create_task(rig.node.dispatcher.drain(0))
+    await lost.committed.wait()
+    second.release()
+    await let_happen()
+    answer.set()
+
+    assert await draining == 0
+    assert [rig.states(each) for each in messages] == ["CREATED, ACTIVE, DELIVERED"] * 2

@@ -1,4 +1,4 @@
-"""A primary that is killed under load while every commit waits for its standby, which is then promoted (P21)."""
+"""A primary is killed under load while all commits wait for its standby, which is promoted (P21)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_a_failover_loses_nothing_and_doubles_nothing(
     nodes = [processes.node(store) for _ in range(2)]
     ledger, receiver.work_s = receiver.ledger, WORK_S
     turn = iter(range(10**9))
-    send = sender(lambda: nodes[next(turn) % 2], receiver, "work", Qtasks_Queue="parallelism=16; ordered=false")
+    send = sender(
+        lambda: nodes[next(turn) % 2], receiver, "work", Qtasks_Queue="parallelism=16; ordered=false"
+    )
     took_s: list[float] = []
 
     with Load(send, "during") as during:

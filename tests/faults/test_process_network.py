@@ -44,6 +44,10 @@ def by_way_of(proxy: Proxy, postgres: Postgres, store: str) -> str:
     return store.replace(f":{postgres.port}/", f":{proxy.port}/")
 
 
+def has_started(receiver: Receiver, count: int) -> bool:
+    return len(receiver.ledger) >= count
+
+
 def idle(node: NodeProcess) -> bool:
     with node.api() as api:
         return api.lag() == 0
@@ -98,14 +102,12 @@ def test_a_network_that_fails_again_and_again_loses_nothing(
     with Load(send, "during") as during:
         for seconds in (0.5, 2.0, 9.0):
             goal = len(receiver.ledger) + 40
-            eventually(
-                lambda goal=goal: len(receiver.ledger) >= goal, "starts", of=[far, near, receiver.ledger]
-            )
+            eventually(partial(has_started, receiver, goal), "starts", of=[far, near, receiver.ledger])
             getattr(proxy, way)()
             time.sleep(seconds)
             proxy.mend()
         goal = len(receiver.ledger) + 100
-        eventually(lambda: len(receiver.ledger) >= goal, "starts", of=[far, near, receiver.ledger])
+        eventually(partial(has_started, receiver, goal), "starts", of=[far, near, receiver.ledger])
     eventually(partial(idle, far), "an end of all work", within=DRAIN_S, of=[far, near, receiver.ledger])
 
     done = {each.key for each in receiver.ledger.starts if each.status == DONE}
@@ -158,12 +160,11 @@ def test_a_slow_network_makes_nodes_slow_and_nothing_else(
     turn = iter(range(10**9))
     send = sender(lambda: (far, near)[next(turn) % 2], receiver, "work", **WIDE)
 
+    keys = [f"key{number:02d}" for number in range(20)]
     with far.api() as api:
-        for number in range(20):
-            eventually(lambda number=number: send(api.http, f"key{number}").is_success, "an acceptance")
+        for key in keys:
+            send(api.http, key).raise_for_status()
     eventually(partial(idle, near), "an end of all work", within=DRAIN_S, of=[far, near, receiver.ledger])
 
     starts = receiver.ledger.starts
-    assert sorted(each.key for each in starts if each.status == DONE) == sorted(
-        f"key{number}" for number in range(20)
-    )
+    assert sorted(each.key for each in starts if each.status == DONE) == keys

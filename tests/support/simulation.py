@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 from qtasks.broker.store.records import Claim, Reply
+from qtasks.clock import ManualClock
 from qtasks.errors import BrokerError, NotFound
 from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
+from tests.support.simulation_checks import contradictions
 from tests.support.simulation_ledger import SKEW_MS, Accepted, Ledger, Limits
 from tests.support.simulation_node import BUSY, REFUSED, TIMED_OUT, Life, Plan, tag_tasks
 from tests.support.simulation_store import Store
@@ -99,7 +101,8 @@ class _World:
         await self._calm_down()
         await self._come_to_rest()
         hearts.cancel()
-        self._compare()
+        verbs = Verbs(self._store.observer(), ManualClock(self._clock.now()))
+        self._ledger.faults.extend(contradictions(verbs, self._ledger))
         for life in self._lives:
             await life.die()
         attempts = sum(map(len, self._ledger.attempts.values()))
@@ -391,38 +394,3 @@ class _World:
         return self._store.observer().look(
             lambda session: session.one("pending_of_message", {"id": message_id}) is None
         )
-
-    def _compare(self) -> None:
-        """Hold what the store says against what was seen."""
-        verbs = Verbs(self._store.observer(), self._clock)  # type: ignore[arg-type]
-        for key, known in self._ledger.accepted.items():
-            for fault in _faults_of(verbs, self._ledger, known):
-                self._ledger.faults.append(f"{key}, {known.id} in {known.place!r}: {fault}")
-
-
-ENDS = ("DELIVERED", "FAILED", "CANCELED")
-
-
-def _faults_of(verbs: Verbs, ledger: Ledger, known: Accepted) -> list[str]:
-    states = verbs.states(known.id).split(", ")
-    attempts = ledger.attempts[known.id]
-    ends = [each for each in states if each in ENDS]
-    if len(ends) != 1:
-        return [f"has not one end: {states}"]
-    [end] = ends
-    faults = []
-    if end == "DELIVERED" and not any(each.succeeded for each in attempts):
-        faults.append("is delivered without a success")
-    if end != "DELIVERED" and any(each.succeeded and not each.is_excused for each in attempts):
-        faults.append(f"succeeded, and ended as {end}")
-    if end == "CANCELED" and not known.was_cancelled:
-        faults.append("is cancelled though nobody did so")
-    timely = [each for each in attempts if not (each.is_of_the_dead or each.was_handed_back)]
-    if len(timely) > known.retries + 1:
-        faults.append(f"was attempted {len(timely)} times with {known.retries} retries")
-    if known.task_id is not None:
-        wanted = {"DELIVERED": "SUCCEEDED", "FAILED": "FAILED", "CANCELED": "CANCELLED"}[end]
-        result = verbs.result(known.task_id).state
-        if result != wanted:
-            faults.append(f"ended as {end}, and its result is {result}")
-    return faults

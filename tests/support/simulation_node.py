@@ -135,7 +135,9 @@ class Life:
         """Begin; raises `StoreError` if the store cannot be reached."""
         await self._do(self.node.start())
         for task in self.tasks:
-            if task.get_name() == "qtasks-scheduler":  # there are no schedules, and to look for them takes long
+            if (
+                task.get_name() == "qtasks-scheduler"
+            ):  # there are no schedules, and to look for them takes long
                 task.cancel()
         self.is_up = True
         self.seen_at = self.now()
@@ -175,9 +177,7 @@ class Life:
 def tag_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Have each life know its tasks, so that they can die with it."""
 
-    def make(
-        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any
-    ) -> asyncio.Task[Any]:
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         context: contextvars.Context | None = options.get("context")
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
         life = context.get(LIFE) if context is not None else LIFE.get()

@@ -43,7 +43,9 @@ def find_risks(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
     return risks_of(fsync=row[0], synchronous_commit=row[1], synchronous_names=row[2], standbys=row[3])
 
 
-def risks_of(*, fsync: str, synchronous_commit: str, synchronous_names: str, standbys: int) -> tuple[str, ...]:
+def risks_of(
+    *, fsync: str, synchronous_commit: str, synchronous_names: str, standbys: int
+) -> tuple[str, ...]:
     """Judge settings as PostgreSQL writes them; `standbys` is how many follow just now."""
     risks: list[str] = []
     if fsync == "off":

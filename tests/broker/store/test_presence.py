@@ -30,7 +30,8 @@ class Nodes:
     def silence(self, node: str, ms: int = LONG_AGO) -> None:
         """Let a node not have been heard for some time."""
         self.connection.execute(
-            f"UPDATE {self.a.place.schema}.nodes SET seen_at = seen_at - %s WHERE id = %s".encode(), [ms, node]
+            f"UPDATE {self.a.place.schema}.nodes SET seen_at = seen_at - %s WHERE id = %s".encode(),
+            [ms, node],
         )
 
     def look(self, database: PostgresDatabase, *, beats: bool = True) -> None:
