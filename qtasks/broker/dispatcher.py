@@ -141,12 +141,17 @@ class Dispatcher:
         return give_back_and_claim
 
     async def _follow_the_wall(self, now: int) -> None:
-        """Keep the backoff of retries what it is when somebody sets the wall clock (promise P16)."""
+        """Keep the backoff of retries what it is when somebody sets the wall clock (promise P16).
+
+        One of several nodes leaves them alone: its clock is not that of the others, and a machine that was
+        suspended would have the retries of all wait as long.
+        """
         offset = now - self._clock.monotonic()
         step = offset - self._wall_offset
         if abs(step) >= CLOCK_STEP_MS:
             log.warning("the wall clock was set", extra={"step_ms": step})
-            await self._database.write(lambda session: messages.shift_retries(session, step))
+            if not self._database.is_shared:
+                await self._database.write(lambda session: messages.shift_retries(session, step))
             self._wall_offset = offset
 
     def _alone_for_ms(self) -> int | None:

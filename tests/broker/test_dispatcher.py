@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from qtasks.broker.delivery import Answer
 from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.sqlite import SqliteDatabase
 from tests.broker.conftest import MakeRig
 from tests.support.broker import SILENCE, SOON_S, WIDE, Held, Rig, ScriptedDeliverer
 from tests.support.store import DAY_MS
@@ -343,6 +345,29 @@ async def test_a_retry_waits_as_long_as_it_would_when_the_clock_is_set(rig: Rig,
     rig.clock.advance(seconds=11)
     assert await rig.turn() == 0
     rig.clock.advance(seconds=3)
+
+    assert await rig.turn() == 1
+
+
+class Shared:
+    """A store that others may work on as well."""
+
+    is_shared = True
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+async def test_a_node_of_many_that_was_suspended_does_not_put_off_the_retries_of_all(rig: Rig) -> None:
+    rig.node.dispatcher._database = Shared(rig.database)
+    rig.enqueue()
+    rig.deliverer.will(BROKEN)
+    await rig.turn()
+
+    rig.clock.step_wall(3_600_000)  # its monotonic clock stood still for that hour
 
     assert await rig.turn() == 1
 
