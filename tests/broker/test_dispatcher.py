@@ -362,7 +362,8 @@ class Shared:
 
 
 async def test_a_node_of_many_that_was_suspended_does_not_put_off_the_retries_of_all(rig: Rig) -> None:
-    rig.node.dispatcher._database = Shared(rig.database)
+    shared: Any = Shared(rig.database)
+    rig.node.dispatcher._database = shared
     rig.enqueue()
     rig.deliverer.will(BROKEN)
     await rig.turn()

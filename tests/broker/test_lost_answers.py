@@ -153,7 +153,7 @@ async def test_what_is_claimed_just_now_is_not_given_back_by_an_end_that_is_reco
 
 
 async def test_a_takeover_that_fails_is_tried_again(rig: Rig) -> None:
-    lost = forgetful(rig)
+    lost: Any = forgetful(rig)
     rig.broker.database = lost
     rig.enqueue(b"1", spec=WIDE)
     rig.store.claim(node="another")
