@@ -103,6 +103,7 @@ class _World:
         hearts.cancel()
         verbs = Verbs(self._store.observer(), ManualClock(self._clock.now()))
         self._ledger.faults.extend(contradictions(verbs, self._ledger))
+        self._ledger.faults.extend(self._store.contradictions())
         for life in self._lives:
             await life.die()
         attempts = sum(map(len, self._ledger.attempts.values()))

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from qtasks.broker.store import upkeep
 from qtasks.broker.store.changes import Changes
 from qtasks.broker.store.database import Database, Session, Work
-from qtasks.broker.store.postgres import PostgresDatabase
+from qtasks.broker.store.postgres import PostgresDatabase, psycopg_text
 from qtasks.broker.store.postgres_links import link
 from qtasks.broker.store.presence import Presence
 from qtasks.broker.store.sqlite import SqliteDatabase
@@ -52,6 +53,10 @@ class Store(Protocol):
         """Say which nodes have been silent for too long; the others have just been heard."""
         ...
 
+    def contradictions(self) -> list[str]:
+        """Say which of its rows contradict each other."""
+        ...
+
     def close(self) -> None:
         """Let go of what is left."""
         ...
@@ -83,6 +88,9 @@ class SqliteStore:
     def age(self, silent: Mapping[str, bool]) -> None:
         """There is no other node."""
 
+    def contradictions(self) -> list[str]:
+        return upkeep.check(self._path, is_quick=True)
+
     def close(self) -> None:
         """The node closes it."""
 
@@ -97,6 +105,7 @@ class PostgresStore:
         self._idle: list[PostgresDatabase] = []
         self._observer = self.open()
         self._connection = link(self._observer.place)
+        self._connection.execute(f"SET search_path TO {self._observer.place.schema}".encode())
 
     def open(self) -> PostgresDatabase:
         return self._idle.pop() if self._idle else PostgresDatabase(self._url, steps_by_hand=True)
@@ -120,6 +129,11 @@ class PostgresStore:
             f"UPDATE {self._observer.place.schema}.nodes SET seen_at = CASE WHEN id = ANY(%s) THEN 0 "
             "ELSE CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) END".encode(),
             [gone],
+        )
+
+    def contradictions(self) -> list[str]:
+        return upkeep.contradictions(
+            lambda text, params: self._connection.execute(psycopg_text(text).encode(), params).fetchall()
         )
 
     def empty(self) -> None:
