@@ -129,6 +129,7 @@ class Dispatcher:
             lease_margin_ms=self._config.lease_margin_ms,
             now=self._clock.now(),
             large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
+            has_others=self._database.is_shared,
         )
         if not self._is_unsure:
             return claim

@@ -172,6 +172,8 @@ class Weather:
 class UnsteadyDatabase:
     """A `Database` as one node sees it."""
 
+    outbox = None
+
     def __init__(self, inner: Database, weather: Weather) -> None:
         self.inner = inner
         self.is_shared = inner.is_shared

@@ -31,12 +31,14 @@ def claim(
     lease_margin_ms: int,
     now: int,
     large_bytes: int = 1 << 62,
+    has_others: bool = False,
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
     Takes what pause, parallelism, rate and order allow, for HTTP or for `app`. Of the messages under
     suspicion at most one is claimed at a time, and only if `alone_is_free`. Large bodies are taken
-    until `large_bytes` are spent, and wait in their queues after that (promise P20).
+    until `large_bytes` are spent, and wait in their queues after that (promise P20). Where other nodes
+    claim from the same store (`has_others`), a queue stays in line as long as it has something for them.
     """
     if slots <= 0:
         return Claimed((), None)
@@ -51,14 +53,13 @@ def claim(
         picked = _pick(session, queue, app, budget, now)
         if picked.late:
             ended += expire(session, picked.late, now)
+        has_more = picked.has_more or (has_others and _has_for_others(session, queue, app))
         taken = [_claim(session, row, queue, now, lease_margin_ms) for row in picked.rows]
         alone_is_free, large_bytes = budget.alone_is_free, budget.large_bytes
         session.update_many("pending_lease", [_lease(each, node) for each in taken])
         if queue.rate is not None and taken:
             flow.spend(session, queue, len(taken), now)
-        queues.rejoin(
-            session, queue, has_more=picked.has_more, is_full=picked.is_full, wake_at=picked.wake_at
-        )
+        queues.rejoin(session, queue, has_more=has_more, is_full=picked.is_full, wake_at=picked.wake_at)
         claims.extend(taken)
     upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
     return Claimed(claims, min((row[0] for row in upcoming if row), default=None), ended)
@@ -82,6 +83,11 @@ def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
             return
         visited.update(each.id for each in fresh)
         yield from fresh
+
+
+def _has_for_others(session: Session, queue: queues.QueueRow, app: str | None) -> bool:
+    """Whether something of a queue is ready that only nodes of another app may start."""
+    return session.one("claim_for_others", {"queue": queue.id, "app": app}) is not None
 
 
 @dataclass(slots=True)

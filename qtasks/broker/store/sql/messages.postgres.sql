@@ -43,3 +43,9 @@ JOIN messages m ON m.seq = p.seq
 JOIN queues q ON q.id = p.queue
 WHERE p.lease_owner = :owner AND p.cancel_at IS NOT NULL AND p.state = 1
   AND m.task_id IS NOT NULL AND NOT (q.kind = 1 AND m.queue IS NOT NULL)
+
+-- name: claim_for_others
+SELECT 1
+FROM pending
+WHERE queue = :queue AND state = 0 AND app IS NOT NULL AND app IS DISTINCT FROM CAST(:app AS TEXT)
+LIMIT 1
