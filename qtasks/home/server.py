@@ -243,7 +243,8 @@ class Server:
             loop.add_signal_handler(each, self._on_signal)
         while not self._stopping.is_set():
             if broker.database.failure is not None:
-                raise BrokerFailed(f"the store failed: {broker.database.failure}")
+                shown = shown_store(self._setup.store, self._path)
+                raise BrokerFailed(f"the store {shown} failed: {broker.database.failure}")
             self._supervisor.alive()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):

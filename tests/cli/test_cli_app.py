@@ -12,6 +12,7 @@ import pytest
 
 from qtasks import QTasks
 from qtasks.cli import exits
+from qtasks.tasks.registry import Registry
 from tests.support.cli import Shell, on_terminal, run
 from tests.support.homes import embedded, until_found
 
@@ -36,8 +37,12 @@ def define(tasks: QTasks) -> None:
 
 @pytest.fixture
 async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
-    """An app that runs, as a module to import, and a shell that names it."""
+    """An app that runs, as a module to import, and a shell that names it.
+
+    It has no tasks of other test modules, which fill the registry of the process.
+    """
     SEEN.clear()
+    monkeypatch.setattr("qtasks.home.loading.DEFAULT", Registry())
     store = tmp_path / "q.db"
     tasks = embedded(store)
     define(tasks)

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from qtasks.broker.api import ROUTES
@@ -71,11 +72,17 @@ def unit() -> configparser.ConfigParser:
     return parser
 
 
+def command(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None, f"there is no command {name!r}"
+    return found
+
+
 def broker_options(words: Sequence[str]) -> Mapping[str, Any]:
     """Have click read the words of `qtasks broker …`, and give what they say."""
     name, *rest = words
     assert name == "broker"
-    return main.commands[name].make_context(name, list(rest)).params
+    return command(name).make_context(name, list(rest)).params
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -148,7 +155,7 @@ def test_the_image_runs_without_rights_and_checks_itself() -> None:
     assert last["STOPSIGNAL"] == "SIGTERM"
     program, *arguments = exec_form(last["HEALTHCHECK"].partition("CMD ")[2])
     assert program == "qtasks"
-    main.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    command(arguments[0]).make_context(arguments[0], arguments[1:])
     words = [word for word, _ in steps]
     assert words.index("USER") > max(n for n, word in enumerate(words) if word == "RUN")
 

@@ -227,7 +227,7 @@ def test_a_session_that_the_server_ends_is_replaced(
 
     def end_sessions() -> None:
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-            while not ending.wait(0.2):
+            while not ending.wait(0.5):
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE application_name = 'qtasks' AND pid <> pg_backend_pid()"
@@ -237,7 +237,7 @@ def test_a_session_that_the_server_ends_is_replaced(
     enemy.start()
     try:
         with Load(send, "load") as load:
-            load.await_accepted(150)
+            load.await_accepted(100)
     finally:
         ending.set()
         enemy.join()

@@ -154,10 +154,8 @@ def test_a_url_that_is_no_broker_is_refused_without_showing_its_password() -> No
 def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QTASKS_BROKER", "postgresql://host/db")
 
-    QTasks("sqlite:///q.db")
-
-    with pytest.raises(ConfigurationError, match="postgresql"):
-        QTasks()
+    assert QTasks("sqlite:///q.db")._settings.home is HomeKind.SQLITE
+    assert QTasks()._settings.home is HomeKind.POSTGRES
 
 
 def test_no_secret_is_shown_when_settings_are_printed() -> None:
