@@ -22,6 +22,7 @@ COMMANDS = {
     "keys": ("qtasks.cli.keys:keys", "Signing keys: status, rolling them."),
     "tokens": ("qtasks.cli.tokens:tokens", "Tokens of the broker's API."),
     "db": ("qtasks.cli.db:db", "The store itself: migrate, check, back up, restore."),
+    "doctor": ("qtasks.cli.doctor:doctor", "Whether your setup is right, and how to mend it."),
     "health": ("qtasks.cli.health:health", "Whether a broker is well: for container checks."),
     "completion": ("qtasks.cli.completion:completion", "Completion for your shell."),
 }

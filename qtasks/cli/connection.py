@@ -36,10 +36,16 @@ class Asked(Protocol):
 
 
 class Connection:
-    """The way to one broker, opened when it is first asked. `broker` goes before `QTASKS_BROKER`."""
+    """The way to one broker, opened when it is first asked. `broker` goes before `QTASKS_BROKER`.
 
-    def __init__(self, broker: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    With `settings` nothing is read from the environment.
+    """
+
+    def __init__(
+        self, broker: str | None = None, *, settings: Settings | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._broker = broker
+        self._settings = settings
         self._timeout_s = timeout_s
         self._asked: Asked | None = None
         self.name = "the broker"
@@ -95,7 +101,7 @@ class Connection:
 
     def settings(self) -> Settings:
         """Say what is set, for the broker that was named."""
-        settings = Settings.from_env()
+        settings = self._settings or Settings.from_env()
         return settings if self._broker is None else replace(settings, broker=self._broker)
 
     def _open_file(self, settings: Settings) -> Asked:

@@ -37,6 +37,14 @@ class Output:
         """Whether a person reads it."""
         return self.form is Form.PEOPLE
 
+    @property
+    def _has_colours(self) -> bool:
+        return self._is_terminal and not os.environ.get("NO_COLOR")
+
+    def painted(self, text: str, tone: str) -> str:
+        """Give a text in a colour, where there are any."""
+        return _paint(text, tone) if self._has_colours else text
+
     def rows(
         self,
         items: Iterable[T],
@@ -57,7 +65,7 @@ class Output:
             self._write(orjson.dumps([to_json(each) for each in found], option=orjson.OPT_INDENT_2))
         elif found:
             width = shutil.get_terminal_size().columns if self._is_terminal else None
-            paint = _paint if self._is_terminal and not os.environ.get("NO_COLOR") else None
+            paint = _paint if self._has_colours else None
             click.echo("\n".join(table(found, columns, width=width, paint=paint)))
         else:
             self.say(empty)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -12,10 +12,11 @@ from qtasks.errors import BrokerUnreachable
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a destination answered."""
+    """What a destination answered; names of headers are in small letters."""
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def send_attempt(
@@ -28,4 +29,4 @@ def send_attempt(
             answer = http.request(method, url, headers=pairs, content=body)
     except httpx.TransportError as error:
         raise BrokerUnreachable(f"{url} does not answer ({str(error) or type(error).__name__})") from error
-    return Answer(answer.status_code, answer.content)
+    return Answer(answer.status_code, answer.content, dict(answer.headers))

@@ -10,6 +10,8 @@ from typing import Unpack
 
 from qtasks.errors import ArgumentsError, ConfigurationError
 from qtasks.home.app import AnyTask, QTasks
+from qtasks.protocol.headers import QueueSpec
+from qtasks.settings import Settings
 from qtasks.tasks.default import DEFAULT
 from qtasks.tasks.options import CallOptions, TaskOptions
 from qtasks.tasks.written import read_call
@@ -26,6 +28,21 @@ def tasks_of(app: QTasks) -> list[AnyTask]:
 def options_of(app: QTasks, task: AnyTask) -> TaskOptions:
     """Give what holds for a task in an app."""
     return task.options_in(app._layers)
+
+
+def settings_of(app: QTasks) -> Settings:
+    """Give the settings of an app: those of its environment, and what its code says instead."""
+    return app._settings
+
+
+def queues_of(app: QTasks) -> Mapping[str, QueueSpec]:
+    """Give the queues that an app declares."""
+    return app._specs
+
+
+def concurrency_of(app: QTasks) -> int:
+    """Say how many tasks one process of an app runs at once."""
+    return app._concurrency
 
 
 def find_task(app: QTasks, name: str) -> AnyTask:

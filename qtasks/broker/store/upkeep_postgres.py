@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qtasks.broker.store.postgres import psycopg_text
@@ -14,6 +15,30 @@ from qtasks.errors import StoreTooNew, StoreUnusable
 
 if TYPE_CHECKING:
     import psycopg
+
+
+PROMISES = ("fsync", "synchronous_commit")
+"""Parameters of PostgreSQL by which what is committed outlives a crash, or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A PostgreSQL: its version as it numbers it itself, what it promises, and the schema of our store."""
+
+    version: int
+    parameters: Mapping[str, str]
+    schema: int
+
+
+def server_of(place: Place) -> Server:
+    """Say what a store is on, changing nothing; `schema` is 0 if there is none yet."""
+    with _snapshot(place) as connection:
+        parameters = {
+            name: str(row[0])
+            for name in PROMISES
+            if (row := connection.execute(b"SELECT current_setting(%s)", (name,)).fetchone()) is not None
+        }
+        return Server(connection.info.server_version, parameters, _schema(connection))
 
 
 def newest_schema() -> int:
