@@ -132,7 +132,7 @@ def look_at_results(facts: Facts) -> Verdict | None:
         return None
     if facts.settings.results is None:
         return warn(
-            "hosted QStash keeps no results, and nothing else does: get() will raise ResultsUnavailable",
+            "hosted QStash keeps no results, nor does the app: get() raises ResultsUnavailable",
             "set QTASKS_RESULTS=sqlite:///results.db, unless nobody asks for results",
         )
     return ok("the app keeps them itself")
