@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from qtasks.errors import ConfigurationError
 
@@ -102,8 +102,8 @@ class Settings:
             return HomeKind.SQLITE
         if scheme in ("postgresql", "postgres"):
             return HomeKind.POSTGRES
-        if scheme in ("http", "https"):
-            host = urlsplit(self.broker).hostname or ""
+        parts = _split(self.broker)
+        if scheme in ("http", "https") and parts is not None and (host := parts.hostname):
             is_hosted = host == HOSTED_DOMAIN or host.endswith(f".{HOSTED_DOMAIN}")
             return HomeKind.HOSTED if is_hosted else HomeKind.HTTP
         raise ConfigurationError(
@@ -173,13 +173,27 @@ def check_public_url(url: str | None) -> str | None:
     """Refuse what cannot be the address of a webhook; gives it back without a slash at its end."""
     if not url:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = _split(url)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+    ):
         raise ConfigurationError(
             f"QTASKS_PUBLIC_URL is {url!r}; it must be the address where the webhook is mounted, "
             "such as https://app.example.com/qtasks"
         )
     return url.rstrip("/")
+
+
+def _split(url: str) -> SplitResult | None:
+    """Take a URL apart; None for one whose brackets hold no IPv6 address."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def check_listen(text: str) -> tuple[str, int] | None:

@@ -103,6 +103,7 @@ def test_a_region_has_its_own_address_where_none_was_named(broker: str, region: 
             {"QTASKS_PUBLIC_URL": "app.example.com"},
             "QTASKS_PUBLIC_URL is 'app.example.com'; it must be the address",
         ),
+        ({"QTASKS_PUBLIC_URL": "http://[::1/q"}, "it must be the address where the webhook is mounted"),
         ({"QTASKS_PUBLIC_URL": "ftp://app.example"}, "it must be the address where the webhook is mounted"),
         (
             {"QTASKS_PUBLIC_URL": "https://a.example/?x=1"},
@@ -140,6 +141,12 @@ def test_a_variable_that_cannot_be_is_refused(env: dict[str, str], text: str) ->
 )
 def test_the_url_of_the_broker_chooses_the_home(broker: str, home: HomeKind) -> None:
     assert Settings(broker=broker).home is home
+
+
+@pytest.mark.parametrize("broker", ["http://", "http://[::1", "https:///path"])
+def test_an_address_without_a_host_is_no_broker(broker: str) -> None:
+    with pytest.raises(ConfigurationError, match="which is no broker"):
+        _ = Settings(broker=broker).home
 
 
 def test_a_url_that_is_no_broker_is_refused_without_showing_its_password() -> None:
