@@ -8,13 +8,16 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qtasks import Settings
 from qtasks.broker.store import upkeep
 from qtasks.cli.doctor.facts import Facts
 from qtasks.cli.doctor.findings import Finding, Level, examine
 from qtasks.cli.doctor.gathering import gather
+from qtasks.cli.doctor.settings_checks import KNOWN
 from qtasks.cli.doctor.table import CHECKS
 from qtasks.clock import ManualClock, SystemClock
 from qtasks.home.keys import keys_path
@@ -68,6 +71,34 @@ BROKEN_ENVIRONMENTS = {
     "no broker": (
         {"QTASKS_BROKER": "redis://localhost"},
         ("broker", FAIL, "use sqlite:///qtasks.db, postgresql://…, http://host:port or https://…"),
+    ),
+    "a database without a name": (
+        {"QTASKS_BROKER": "sqlite:///"},
+        ("broker", FAIL, "use sqlite:///qtasks.db"),
+    ),
+    "a broker in memory": (
+        {"QTASKS_BROKER": "sqlite:///:memory:"},
+        ("broker", FAIL, "use a file, sqlite:///qtasks.db"),
+    ),
+    "a schema that is no name": (
+        {"QTASKS_BROKER": "postgresql://127.0.0.1:1/db?schema=NO"},
+        ("broker", FAIL, "it is up to 48 small letters, digits and underscores"),
+    ),
+    "an address with half a bracket": (
+        {"QTASKS_BROKER": "http://[::1"},
+        ("broker", FAIL, "http://host:port"),
+    ),
+    "an address without a host": (
+        {"QTASKS_BROKER": "http://"},
+        ("broker", FAIL, "http://host:port"),
+    ),
+    "a public URL with half a bracket": (
+        {**REMOTE, "QTASKS_PUBLIC_URL": "http://[::1/qtasks"},
+        ("settings", FAIL, "it must be the address where the webhook is mounted"),
+    ),
+    "a token in quotes": (
+        {**REMOTE, "QTASKS_TOKEN": '"tökén"'},
+        ("token", FAIL, "copy it into QTASKS_TOKEN once more, alone"),
     ),
     "no token": (
         {**REMOTE, "QTASKS_TOKEN": ""},
@@ -353,6 +384,18 @@ async def test_a_pooler_and_a_postgres_that_is_not_there_are_named_without_a_pas
         "add ?pooler=on to QTASKS_BROKER, or name PostgreSQL itself",
     )
     assert "hidden" not in ran.out
+
+
+def test_the_doctor_knows_every_setting() -> None:
+    class Recorder(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            read.add(key)
+            return default
+
+    read = {"QTASKS_APP"}  # of commands
+    Settings.from_env(Recorder())
+
+    assert {each for each in read if each.startswith("QTASKS_")} == set(KNOWN)
 
 
 def test_the_page_lists_every_check_in_the_order_of_the_report() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qtasks import QTasks, Queue, Settings, cron, every
+from tests.docs.pages import text
 from tests.support.cli import Ran, run
 from tests.support.homes import embedded
 
@@ -125,9 +126,9 @@ def test_limits_that_an_app_does_not_keep_itself_are_named(
     assert "split what they do" in found(ran, "timeouts")[2]
 
 
-def _golden(text: str, folder: Path) -> str:
+def _golden(report: str, folder: Path) -> str:
     """Write what differs between machines as a word."""
-    without_sqlite = re.sub(r"^(OK  |WARN)  sqlite .*\n(  +->.*\n)?", "", text, flags=re.MULTILINE)
+    without_sqlite = re.sub(r"^(OK  |WARN)  sqlite .*\n(  +->.*\n)?", "", report, flags=re.MULTILINE)
     known = without_sqlite.replace(str(folder), "FOLDER")
     known = re.sub(r"(open-files +)up to \d+", r"\1up to MANY", known)
     return re.sub(r"(filesystem +)\w+", r"\1DISK", known)
@@ -147,22 +148,22 @@ OK    open-files   up to MANY
 """
 
 TROUBLED = """\
-OK    settings          set in the environment: QTASKS_BROKER, QTASKS_DURABILTY, QTASKS_QSTASH_PLAN
-WARN  unknown-settings  not known, so without effect: QTASKS_DURABILTY (do you mean QTASKS_DURABILITY?)
-                        -> rename or unset QTASKS_DURABILTY
-OK    broker            embedded: FOLDER/none/q.db, by QTASKS_BROKER
-OK    secret            tasks are signed with the secret that stands beside the database
-OK    durability        full: what was accepted outlives a power cut
-OK    app               1 task, 0 queues declared
-OK    concurrency       64 at once in each process
-OK    hosted-options    hosted QStash can do all that tasks ask for
-FAIL  hosted-plan       QTASKS_QSTASH_PLAN is 'gold'
-                        -> it must be one of free, pay-as-you-go, fixed-1m, fixed-10m
-WARN  hosted-results    hosted QStash keeps no results, nor does the app: get() raises ResultsUnavailable
-                        -> set QTASKS_RESULTS=sqlite:///results.db, unless nobody asks for results
-FAIL  database          there is no folder FOLDER/none
-                        -> make it: mkdir -p FOLDER/none
-OK    open-files        up to MANY
+OK    settings           set in the environment: QSTASH_TOKEN, QTASKS_BROKER, QTASKS_QSTASH_PLAN, QTASKS_TOKEN
+WARN  shadowed-settings  set twice, and not alike: QTASKS_TOKEN wins over QSTASH_TOKEN
+                         -> unset QSTASH_TOKEN
+OK    broker             embedded: FOLDER/none/q.db, by QTASKS_BROKER
+OK    secret             tasks are signed with the secret that stands beside the database
+OK    durability         full: what was accepted outlives a power cut
+OK    app                1 task, 0 queues declared
+OK    concurrency        64 at once in each process
+OK    hosted-options     hosted QStash can do all that tasks ask for
+FAIL  hosted-plan        QTASKS_QSTASH_PLAN is 'gold'
+                         -> it must be one of free, pay-as-you-go, fixed-1m, fixed-10m
+WARN  hosted-results     hosted QStash keeps no results, nor does the app: get() raises ResultsUnavailable
+                         -> set QTASKS_RESULTS=sqlite:///results.db, unless nobody asks for results
+FAIL  database           there is no folder FOLDER/none
+                         -> make it: mkdir -p FOLDER/none
+OK    open-files         up to MANY
 """
 
 
@@ -183,8 +184,9 @@ def test_the_report_of_a_sound_setup(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_report_of_a_setup_in_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = {
         "QTASKS_BROKER": f"sqlite:///{tmp_path}/none/q.db",
-        "QTASKS_DURABILTY": "relaxed",
         "QTASKS_QSTASH_PLAN": "gold",
+        "QTASKS_TOKEN": "one",
+        "QSTASH_TOKEN": "another",
     }
     with monkeypatch.context() as here:
         for name, value in env.items():
@@ -195,5 +197,6 @@ def test_the_report_of_a_setup_in_trouble(tmp_path: Path, monkeypatch: pytest.Mo
     ran = doctor(monkeypatch, tasks, "--target", "hosted", **env)
 
     assert _golden(ran.out, tmp_path) == TROUBLED
+    assert TROUBLED.replace("FOLDER", "/srv/shop").replace("MANY", "1048576") in text("docs/doctor.md")
     assert re.fullmatch(r"13 checks: \d+ ok, [23] to look at, 2 failed\n", ran.err)
     assert ran.code == 1

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from qtasks.cli.connection import Connection
 from qtasks.cli.doctor.facts import Blocked, BrokerFacts, Trouble, WebhookFacts
+from qtasks.cli.doctor.settings_checks import is_sendable
 from qtasks.client import calls
 from qtasks.client.attempts import Answer, send_attempt
 from qtasks.client.call import Call
@@ -49,7 +50,7 @@ def ask_broker(settings: Settings, clock: Clock, *, is_running: bool) -> BrokerF
     name = f"the broker at {settings.address}" if is_elsewhere else "the broker"
     try:
         skew = skew_ms(settings.address, clock) if is_elsewhere else None
-        if is_elsewhere and settings.token is None:
+        if is_elsewhere and (settings.token is None or not is_sendable(settings.token)):
             return BrokerFacts(name, skew_ms=skew)
         queues = connection.ask(calls.queues())
         status = _if_known(connection, calls.key_status())

@@ -133,6 +133,8 @@ class Facts:
     settings: Settings | None = None
     settings_error: str | None = None
     home: HomeKind | None = None
+    """None also where `broker_error` says that the URL of the broker is none."""
+    broker_error: str | None = None
     is_for_hosted: bool = False
     app: AppFacts | None = None
     app_error: str | None = None

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
+from qtasks.broker.store.postgres_links import Place
 from qtasks.cli.doctor.asking import ask_broker, ask_webhook
 from qtasks.cli.doctor.facts import AppFacts, BrokerFacts, Facts
 from qtasks.cli.doctor.stores import look_at_file, look_at_postgres
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError, QTasksError
-from qtasks.settings import HomeKind, Settings
+from qtasks.settings import HomeKind, Settings, database_path
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -35,14 +36,24 @@ def gather(
     if broker is not None:
         settings = replace(settings, broker=broker)
     try:
-        home = settings.home
-    except ConfigurationError:
-        return replace(facts, settings=settings)
+        home = _home(settings)
+    except ConfigurationError as error:
+        return replace(facts, settings=settings, broker_error=str(error))
     facts = replace(
         facts, settings=settings, home=home, is_for_hosted=is_for_hosted or home is HomeKind.HOSTED
     )
     facts = _with_store(facts, settings)
     return replace(facts, broker=_broker(facts, settings, clock), webhook=ask_webhook(settings, home, clock))
+
+
+def _home(settings: Settings) -> HomeKind:
+    """Say where the broker is; raises `ConfigurationError` also for an address that names no store."""
+    home = settings.home
+    if home is HomeKind.SQLITE:
+        database_path(settings.broker)
+    elif home is HomeKind.POSTGRES:
+        Place.parse(settings.broker)
+    return home
 
 
 def _of_machine(env: Mapping[str, str], clock: Clock) -> Facts:

@@ -34,6 +34,7 @@ SHARED = ("TOKEN", *KEY_NAMES)
 """Settings that have a name of ours and one of QStash."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 NEW_SECRET = "python -c 'import secrets; print(secrets.token_hex(32))'"
+ODD = "\"' \t\r\n"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -77,10 +78,7 @@ def look_at_broker(facts: Facts) -> Verdict | None:
     if settings is None:
         return None
     if facts.home is None:
-        return fail(
-            "QTASKS_BROKER names no broker",
-            "use sqlite:///qtasks.db, postgresql://…, http://host:port or https://…",
-        )
+        return failed(facts.broker_error or "", "correct QTASKS_BROKER")
     named = facts.environment.get("QTASKS_BROKER", "").strip()
     if settings.broker == named:
         source = "QTASKS_BROKER"
@@ -109,7 +107,17 @@ def look_at_token(facts: Facts) -> Verdict | None:
             else "the broker's file of keys has it"
         )
         return fail("no token is set, and the broker wants one", f"set QTASKS_TOKEN; {where}")
+    if not is_sendable(facts.settings.token):
+        return fail(
+            "the token has a blank, a quote or a letter beyond ASCII in it, as no token has",
+            "copy it into QTASKS_TOKEN once more, alone",
+        )
     return ok("a token is set")
+
+
+def is_sendable(token: str) -> bool:
+    """Say whether a text may be a token: one word of ASCII."""
+    return token.isascii() and not any(each in token for each in ODD)
 
 
 def look_at_secret(facts: Facts) -> Verdict | None:

@@ -100,10 +100,7 @@ def look_at_postgres(settings: Settings) -> PostgresFacts:
     from qtasks.broker.store import upkeep_postgres
 
     newest = upkeep_postgres.newest_schema()
-    try:
-        place = Place.parse(settings.broker)
-    except ConfigurationError as error:
-        return PostgresFacts("the address", False, False, newest, error=str(error))
+    place = Place.parse(settings.broker)
     facts = PostgresFacts(str(place), _looks_pooled(place.conninfo), place.has_pooler, newest)
     try:
         server = upkeep_postgres.server_of(place)
