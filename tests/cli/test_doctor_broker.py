@@ -191,6 +191,12 @@ async def test_what_is_wrong_with_the_running_app_is_named(case: str, site: Site
 
 
 PROXIES = {
+    "drops what begins with ours": (
+        response(403, b'{"error": {"message": "header Qtasks-Signature is missing"}}'),
+        "signature",
+        "let it pass all headers on",
+    ),
+    "fails at what is signed": (response(500, b"oops"), "signature", "see the app's log"),
     "adds a slash": (response(308, b"", "Location: /qtasks/run/"), "webhook", "let the proxy add no slash"),
     "wants https": (
         response(301, b"", "Location: https://app.example.com/qtasks/run"),
@@ -205,11 +211,11 @@ PROXIES = {
     "takes the path away": (response(404, b"no such page"), "webhook", "where the app mounts its tasks"),
     "asks for a login": (response(401, b"log in, please"), "webhook", "pass without a login"),
     "finds no app": (response(502, b"Bad Gateway"), "webhook", "see that the app runs"),
-    "drops the signature": (response(401, UNSIGNED), "signature", "let the proxy pass all headers on"),
+    "drops the signature": (response(401, UNSIGNED), "signature", "let it pass all headers on"),
     "is late by its clock": (
         response(403, b'{"error": "the signature has expired"}'),
         "signature",
-        "have it set by NTP",
+        "have both set by NTP",
     ),
 }
 
