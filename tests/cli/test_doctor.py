@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qtasks import Settings
+from qtasks import QTasks, Settings
 from qtasks.broker.store import upkeep
 from qtasks.cli.doctor.facts import Facts
 from qtasks.cli.doctor.findings import Finding, Level, examine
@@ -370,6 +370,18 @@ async def test_an_asynchronous_postgres_is_named_with_its_remedy() -> None:
     assert "ALTER ROLE … SET synchronous_commit = on" in (alone.remedy or "")
     old = finding(replace(facts, postgres=replace(synced, version=130_010)), "postgres-version")
     assert (old.level, old.remedy) == (Level.FAIL, "upgrade it to 14 or newer")
+
+
+async def test_a_shared_database_at_work_is_well_and_other_settings_than_its_apps_are_named() -> None:
+    url = require_postgres().new_store()
+    async with QTasks(settings=Settings(broker=url, secrets=(SECRET,))).lifespan():
+        sound = await Shell({"QTASKS_BROKER": url, "QTASKS_SECRET": SECRET})("doctor", "--jsonl")
+        lacking = await Shell({"QTASKS_BROKER": url})("doctor", "--jsonl")
+
+    assert set(levels(sound)) <= {"postgres-durability", "open-files"}  # the tests' own has fsync off
+    assert found(sound, "answer")[:2] == (OK, "the broker answers")
+    assert found(lacking, "secret")[0] == FAIL
+    assert lacking.code == 1
 
 
 async def test_a_pooler_and_a_postgres_that_is_not_there_are_named_without_a_password() -> None:

@@ -83,7 +83,7 @@ def look_at_broker(facts: Facts) -> Verdict | None:
     if settings.broker == named:
         source = "QTASKS_BROKER"
     else:
-        source = "the default" if settings.broker == DEFAULT_BROKER else "the app or --broker"
+        source = "default" if settings.broker == DEFAULT_BROKER else "the app or --broker"
     return ok(f"{_shown(settings, facts.home)}, by {source}")
 
 
