@@ -65,6 +65,8 @@ class Settings:
     """The app's own database, if calls in its transactions go out from there."""
     plan: str = "pay-as-you-go"
     """The plan of hosted QStash whose limits are checked at the start."""
+    is_production: bool = False
+    """Whether `QTASKS_ENV` says so: then nothing runs that is for development."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -90,6 +92,7 @@ class Settings:
             results=env.get("QTASKS_RESULTS", "").strip() or None,
             outbox=env.get("QTASKS_OUTBOX", "").strip() or None,
             plan=env.get("QTASKS_QSTASH_PLAN", "").strip() or "pay-as-you-go",
+            is_production=env.get("QTASKS_ENV", "").strip().lower() == "production",
         )
 
     @property

@@ -109,10 +109,7 @@ def broker(
     QTASKS_NEXT_SIGNING_KEY (or the QSTASH_ names); what is missing is made and kept beside the
     database. Stop it with SIGTERM or Ctrl-C: it lets deliveries end, then exits 0.
     """
-    if find_spec("aiohttp") is None:
-        _fail(
-            "a standalone broker needs the extra [broker] of qtasks-http (aiohttp); install it first", USAGE
-        )
+    check_extra()
     from qtasks.home.server import Server, ServerSetup
     from qtasks.settings import Settings
 
@@ -128,7 +125,7 @@ def broker(
             config=_config(settings, grace_ms=int(grace * 1000), **limits),
         )
         is_for_people = log_format == "text"
-        _run(
+        run_server(
             Server(
                 setup,
                 say=partial(_say, log_format),
@@ -170,7 +167,15 @@ def _span_ms(option: str, text: str) -> int:
         raise ConfigurationError(f"{option}: {error}; use 12h or 7d, for example") from error
 
 
-def _run(server: Server) -> None:
+def check_extra() -> None:
+    """End with a line that says so where what a standalone broker needs is not installed."""
+    if find_spec("aiohttp") is None:
+        _fail(
+            "a standalone broker needs the extra [broker] of qtasks-http (aiohttp); install it first", USAGE
+        )
+
+
+def run_server(server: Server) -> None:
     """Run on uvloop where it is installed: it is about a third faster."""
     import asyncio
 

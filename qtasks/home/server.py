@@ -7,7 +7,7 @@ import ipaddress
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +34,8 @@ from qtasks.ids import Ids
 from qtasks.settings import Settings, database_path
 
 Say = Callable[[str], None]
+Beside = Callable[[Broker, str], AbstractAsyncContextManager[object]]
+"""Opens what lives beside a broker that listens at this URL; it is closed once deliveries have ended."""
 
 LOOK_S = 0.1  # how often the store's health is looked at
 
@@ -104,10 +106,12 @@ class Server:
         *,
         say: Say,
         shows_secrets: bool = False,
+        beside: Beside | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
         self._setup = setup
+        self._beside = beside or (lambda broker, url: nullcontext())
         self._path = check_setup(setup)
         origins = (origin_of(each.url) for each in setup.config.apis.values())
         self._rules = parse_rules((*setup.allow_destinations, *origins), loopback=is_loopback(setup.host))
@@ -146,15 +150,17 @@ class Server:
             listener = Listener(api, listening)
             await node.start()
             await listener.start()
-            self._greet(keys, keys_file, listening.getsockname()[1])
+            url = self._url(listening.getsockname()[1])
+            self._greet(keys, keys_file, url)
             for risk in broker.database.risks:
                 self._say(f"WARNING: {risk}")
             self._supervisor.ready(f"listening on port {listening.getsockname()[1]}")
-            await self._until_signal(broker)
-            self._supervisor.stopping()
-            self._say("draining: deliveries in flight may end, new requests are told to come back")
-            broker.is_draining = True
-            returned = await self._drain(node)
+            async with self._beside(broker, url):
+                await self._until_signal(broker)
+                self._supervisor.stopping()
+                self._say("draining: deliveries in flight may end, new requests are told to come back")
+                broker.is_draining = True
+                returned = await self._drain(node)
             broker.waiters.close()
             await self._clock.sleep(self._setup.linger_ms)
             await listener.stop()
@@ -220,9 +226,11 @@ class Server:
             broker, RoutedDeliverer(None, http), setup.config, app=None, clock=self._clock, ids=self._ids
         )
 
-    def _greet(self, keys: Keys, keys_file: Path | None, port: int) -> None:
+    def _url(self, port: int) -> str:
         host = f"[{self._setup.host}]" if ":" in self._setup.host else self._setup.host
-        url = f"http://{host}:{port}"
+        return f"http://{host}:{port}"
+
+    def _greet(self, keys: Keys, keys_file: Path | None, url: str) -> None:
         self._say(f"broker on {url}, store {shown_store(self._setup.store, self._path)}")
         if self._setup.settings.durability == "relaxed":
             self._say("durability relaxed: a power cut may lose the newest messages")
@@ -240,7 +248,7 @@ class Server:
         """Wait for a signal; raises `BrokerFailed` as soon as the store has failed (promise P04)."""
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, self._on_signal)
+            loop.add_signal_handler(each, self.stop)
         while not self._stopping.is_set():
             if broker.database.failure is not None:
                 shown = shown_store(self._setup.store, self._path)
@@ -250,7 +258,8 @@ class Server:
                 async with asyncio.timeout(LOOK_S):
                     await self._stopping.wait()
 
-    def _on_signal(self) -> None:
+    def stop(self) -> None:
+        """Do what a signal does: drain and return. The second time, wait for no delivery any more."""
         if self._stopping.is_set():
             self._hurrying.set()
         self._stopping.set()

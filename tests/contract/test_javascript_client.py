@@ -18,7 +18,7 @@ import pytest
 from tests.support import require
 from tests.support.api import read_keys
 from tests.support.official import NodeJs, find_nodejs
-from tests.support.processes import BrokerProcess, clean_environment
+from tests.support.processes import BrokerProcess, Processes, clean_environment
 
 pytestmark = pytest.mark.process
 
@@ -78,6 +78,30 @@ def test_every_step_of_the_javascript_client_works(
     failed = {name: text for name, text in json.loads(done.stdout).items() if text != "ok"}
     assert list(json.loads(done.stdout)) == steps
     assert failed == {}, "\n\n".join(f"{name}: {text}" for name, text in failed.items())
+
+
+def test_the_client_in_its_own_development_mode_finds_ours(node: Sequence[str], tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    publish = (
+        'import { Client } from "@upstash/qstash";'
+        'const done = await new Client().publish({ url: "http://127.0.0.1:9/", delay: 100 });'
+        "console.log(done.messageId);"
+    )
+    with Processes(tmp_path) as processes:
+        broker = processes.python("-m", "qtasks", "dev", "--qstash-users", "--port", "0")
+        port = broker.expect(r"broker on http://\S+:(\d+), store")[0][1]
+        done = subprocess.run(
+            [node[0], "--input-type=module", "--eval", publish],
+            cwd=Path(node[1]).parent,  # Node looks for the client from there
+            env=clean_environment() | {"QSTASH_DEV": "1", "QSTASH_DEV_PORT": port},
+            capture_output=True,
+            text=True,
+            timeout=FLOW_S,
+            check=False,
+        )
+
+    assert f"already running at http://127.0.0.1:{port}" in done.stdout, done.stderr
+    assert re.search(r"^msg_", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_client_is_pinned() -> None:
