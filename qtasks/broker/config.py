@@ -30,6 +30,8 @@ class BrokerConfig:
     in_flight_bytes: int = 8 * MIB
     """What the large bodies of deliveries in flight may hold together; one more may begin below it."""
     default_retries: int = 3
+    longest_ladder_wait_ms: int | None = None
+    """Where the usual ladder of waits between attempts ends; None for its own end, a day."""
     max_retries: int = 1000
     max_delay_ms: int = 366 * DAY_MS
     max_timeout_ms: int = 7_200_000

@@ -82,6 +82,7 @@ class Dispatcher:
         self._carriers: set[asyncio.Task[None]] = set()
         self._claim_lock = asyncio.Lock()  # two claims at once would count the same free slots
         self._stopping = asyncio.Event()
+        self.is_held = False
         self._hurried = False
         self._drained_by: int | None = None
 
@@ -100,7 +101,7 @@ class Dispatcher:
         self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
             slots = self._config.concurrency - len(self._in_flight)
-            if slots <= 0 or self._stopping.is_set() or self._is_spent:
+            if slots <= 0 or self._may_not_claim:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
             claim = self._claim_of(slots)
@@ -115,9 +116,15 @@ class Dispatcher:
         return claimed
 
     @property
-    def _is_spent(self) -> bool:
-        """Whether the room that is left on the disk is for the ends of deliveries that have begun."""
-        return self._room is not None and self._room.is_spent
+    def _may_not_claim(self) -> bool:
+        """Whether nothing more may begin. Room that is spent is for the ends of what has begun."""
+        is_spent = self._room is not None and self._room.is_spent
+        return self.is_held or is_spent or self._stopping.is_set()
+
+    def hold(self, is_held: bool) -> None:
+        """Begin no delivery, of whatever queue, or begin them again; what is in flight goes on."""
+        self.is_held = is_held
+        self._freed.set()
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
         claim = partial(
@@ -221,7 +228,7 @@ class Dispatcher:
     async def settle_and_claim(self) -> None:
         """Do what `settle` does and fill the slots that it frees, in one transaction and one fsync."""
         settlements = self._take_answers()
-        if self._claim_lock.locked() or self._stopping.is_set() or self._is_spent:
+        if self._claim_lock.locked() or self._may_not_claim:
             await self._record(settlements)
             return
         async with self._claim_lock:
@@ -246,7 +253,14 @@ class Dispatcher:
 
     def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
         reply = storable(reply)
-        verdict = judge(claim, reply, now, self._ids.fraction(), strict=self._config.strict)
+        verdict = judge(
+            claim,
+            reply,
+            now,
+            self._ids.fraction(),
+            strict=self._config.strict,
+            longest_ms=self._config.longest_ladder_wait_ms,
+        )
         # Not before its start: the wall clock may have been set back meanwhile.
         settlement = Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
         if not claim.extras.has_callbacks:

@@ -20,11 +20,20 @@ JITTER = 0.1
 UNCOUNTED_PAUSE_MS = 1000
 
 
-def judge(claim: Claim, reply: Reply, now: int, fraction: float, *, strict: bool = False) -> Verdict:
+def judge(
+    claim: Claim,
+    reply: Reply,
+    now: int,
+    fraction: float,
+    *,
+    strict: bool = False,
+    longest_ms: int | None = None,
+) -> Verdict:
     """Say what a reply means for its message (contract 4.3).
 
     `now` is in Unix ms; `fraction`, from 0 to 1, spreads retries that would fall together. With `strict`,
-    nothing is spread and our own marker counts for nothing, as with hosted QStash.
+    nothing is spread and our own marker counts for nothing, as with hosted QStash. No wait of the ladder is
+    longer than `longest_ms`.
     """
     if 200 <= reply.status < 300:
         return Delivered()
@@ -42,7 +51,7 @@ def judge(claim: Claim, reply: Reply, now: int, fraction: float, *, strict: bool
         return Dead()
     if claim.attempt > claim.max_retries:
         return Dead()
-    return Again(now + _delay_ms(claim, reply, now, 0 if strict else fraction))
+    return Again(now + _delay_ms(claim, reply, now, 0 if strict else fraction, longest_ms))
 
 
 def _may_go_uncounted(claim: Claim, marker: str, now: int) -> bool:
@@ -52,7 +61,7 @@ def _may_go_uncounted(claim: Claim, marker: str, now: int) -> bool:
     return now < (claim.guard_until or claim.lease_until)
 
 
-def _delay_ms(claim: Claim, reply: Reply, now: int, fraction: float) -> int:
+def _delay_ms(claim: Claim, reply: Reply, now: int, fraction: float, longest_ms: int | None) -> int:
     """The destination's hint, else the message's expression, else the ladder (contract 4.4)."""
     hint = retry_hint_ms(reply.headers, now)
     if hint is not None:
@@ -60,5 +69,5 @@ def _delay_ms(claim: Claim, reply: Reply, now: int, fraction: float) -> int:
     retried = claim.attempt - 1
     if claim.retry_delay is not None:
         return parse_expression(claim.retry_delay).delay_ms(retried)
-    ladder = ladder_ms(retried)
+    ladder = ladder_ms(retried) if longest_ms is None else min(longest_ms, ladder_ms(retried))
     return ladder + int(ladder * JITTER * fraction)

@@ -88,6 +88,20 @@ def test_the_default_wait_climbs_the_ladder(attempt: int, seconds: int) -> None:
     assert delay_ms(500, attempt=attempt) == seconds * 1000
 
 
+def test_a_ladder_may_end_early() -> None:
+    def waits_ms(**claim: Any) -> list[int]:
+        found = [
+            judge(
+                replace(CLAIM, attempt=attempt, max_retries=9, **claim), Reply(500), NOW, 0, longest_ms=20_000
+            )
+            for attempt in (1, 2, 3)
+        ]
+        return [each.at - NOW for each in found if isinstance(each, Again) and each.at is not None]
+
+    assert waits_ms() == [12_000, 20_000, 20_000]
+    assert waits_ms(retry_delay="60000") == [60_000, 60_000, 60_000]
+
+
 @given(retried=st.integers(0, 10_000))
 def test_the_ladder_never_falls_nor_passes_a_day(retried: int) -> None:
     assert 0 < ladder_ms(retried) <= ladder_ms(retried + 1) <= DAY_MS

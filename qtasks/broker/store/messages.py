@@ -220,6 +220,13 @@ def shift_retries(session: Session, by_ms: int) -> None:
     session.run("queue_wake_all", {})
 
 
+def hasten(session: Session, now: int) -> int:
+    """Make all that waits for its instant due now; say how many messages that were."""
+    count = session.run("pending_hasten", {"now": now})
+    session.announce()
+    return count
+
+
 def prune(session: Session, *, after: int, before: int, count: int) -> int | None:
     """Drop the content and log of finished messages that ended until `before`; looks at `count`.
 

@@ -34,6 +34,11 @@ UPDATE pending
 SET due_at = due_at + :by_ms
 WHERE state >= 2 AND due_at > 0 AND attempt > 0
 
+-- name: pending_hasten
+UPDATE pending
+SET due_at = :now
+WHERE state >= 2 AND due_at > :now
+
 -- name: pending_next_due
 SELECT due_at
 FROM pending
