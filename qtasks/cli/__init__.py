@@ -9,7 +9,7 @@ from qtasks.version import VERSION
 
 COMMANDS = {
     "broker": ("qtasks.cli.broker:broker", "Run a broker with the API of QStash."),
-    "dev": ("qtasks.cli.dev:dev", "Run a broker for development, on this machine alone."),
+    "dev": ("qtasks.cli.dev:dev", "Develop: a broker on this machine, your app beside it."),
     "run": ("qtasks.cli.run:run", "Call a task of your app."),
     "tasks": ("qtasks.cli.tasks:tasks", "Tasks of an app, and where a call is."),
     "send": ("qtasks.cli.send:send", "Send a message to a URL."),

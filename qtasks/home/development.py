@@ -5,7 +5,7 @@ What a person sees and presses is in `cli/dev.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,8 @@ QSTASH_USER = (
 )
 """Token and keys that QStash's development server has published; SDKs in their development mode know them."""
 GRACE_MS = 2000
+LONGEST_WAIT_MS = 1000
+"""How long a retry waits at most, where nobody said: a person looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,20 @@ def development_setup(wish: Wish, settings: Settings, keys: Keys) -> Iterator[Se
             port=wish.port,
             allow_destinations=settings.allow_destinations,
             settings=Settings(token=keys.token, signing_keys=(keys.current, keys.next), durability="relaxed"),
-            config=BrokerConfig(grace_ms=GRACE_MS),
+            config=BrokerConfig(grace_ms=GRACE_MS, longest_ladder_wait_ms=LONGEST_WAIT_MS),
             linger_ms=0,
         )
+
+
+def app_environment(env: Mapping[str, str], url: str, keys: Keys, public_url: str) -> dict[str, str]:
+    """Give the environment of an app whose broker is at `url`: `env`, in which all that is said anew."""
+    secrets = {"TOKEN": keys.token, "CURRENT_SIGNING_KEY": keys.current, "NEXT_SIGNING_KEY": keys.next}
+    return {
+        **env,
+        **{f"{prefix}_{name}": value for prefix in ("QTASKS", "QSTASH") for name, value in secrets.items()},
+        "QSTASH_URL": url,
+        "QTASKS_BROKER": url,
+        "QTASKS_SECRET": keys.secret,
+        "QTASKS_PUBLIC_URL": public_url,
+        "PYTHONUNBUFFERED": "1",
+    }

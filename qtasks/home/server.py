@@ -34,8 +34,8 @@ from qtasks.ids import Ids
 from qtasks.settings import Settings, database_path
 
 Say = Callable[[str], None]
-Beside = Callable[[Broker, str], AbstractAsyncContextManager[object]]
-"""Opens what lives beside a broker that listens at this URL; it is closed once deliveries have ended."""
+Beside = Callable[[Node, str], AbstractAsyncContextManager[object]]
+"""Opens what lives beside a node whose API listens at this URL; it is closed once deliveries have ended."""
 
 LOOK_S = 0.1  # how often the store's health is looked at
 
@@ -111,7 +111,7 @@ class Server:
         ids: Ids | None = None,
     ) -> None:
         self._setup = setup
-        self._beside = beside or (lambda broker, url: nullcontext())
+        self._beside = beside or (lambda node, url: nullcontext())
         self._path = check_setup(setup)
         origins = (origin_of(each.url) for each in setup.config.apis.values())
         self._rules = parse_rules((*setup.allow_destinations, *origins), loopback=is_loopback(setup.host))
@@ -155,7 +155,7 @@ class Server:
             for risk in broker.database.risks:
                 self._say(f"WARNING: {risk}")
             self._supervisor.ready(f"listening on port {listening.getsockname()[1]}")
-            async with self._beside(broker, url):
+            async with self._beside(node, url):
                 await self._until_signal(broker)
                 self._supervisor.stopping()
                 self._say("draining: deliveries in flight may end, new requests are told to come back")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import Self
 
 from tests.support.waiting import PATIENCE_S, eventually
 
+LOOK_S = 0.1
+
 
 class Terminal:
     """Runs `qtasks` with these arguments on a terminal of its own, which it controls; ended at the end."""
@@ -22,6 +25,7 @@ class Terminal:
     def __init__(self, *arguments: str, folder: Path, env: Mapping[str, str]) -> None:
         self._ours, theirs = pty.openpty()
         self._printed = b""
+        self._is_open = True
         self._popen = subprocess.Popen(
             # The terminal is made the controlling one, so that Ctrl-C is a signal.
             [sys.executable, "-c", _ON_TERMINAL, *arguments],
@@ -38,8 +42,8 @@ class Terminal:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
-        return self._printed.decode(errors="replace")
+        """What it has printed so far, with the ends of lines as elsewhere."""
+        return self._printed.decode(errors="replace").replace("\r\n", "\n")
 
     def press(self, keys: str) -> None:
         """Press keys."""
@@ -54,6 +58,12 @@ class Terminal:
             of=[self],
         )
 
+    def close(self) -> None:
+        """Close the terminal's window: what runs there is sent a SIGHUP, and what it prints goes nowhere."""
+        self._is_open = False
+        self._reading.join(PATIENCE_S)
+        os.close(self._ours)
+
     def wait(self) -> int:
         """Wait for its end; give the exit code."""
         code = self._popen.wait(PATIENCE_S)
@@ -61,11 +71,13 @@ class Terminal:
         return code
 
     def _read(self) -> None:
-        try:
-            while chunk := os.read(self._ours, 65536):
-                self._printed += chunk
-        except OSError:
-            pass  # the other end is closed: it has ended
+        while self._is_open:
+            if not select.select([self._ours], [], [], LOOK_S)[0]:
+                continue
+            try:
+                self._printed += os.read(self._ours, 65536)
+            except OSError:  # the other end is closed: it has ended
+                return
 
     def __str__(self) -> str:
         return f"--- on the terminal:\n{self.output[-6000:]}"
@@ -83,7 +95,8 @@ class Terminal:
             except subprocess.TimeoutExpired:
                 self._popen.kill()
         self.wait()
-        os.close(self._ours)
+        if self._is_open:
+            os.close(self._ours)
 
 
 _ON_TERMINAL = """\
