@@ -17,7 +17,7 @@ SEEDS = range(repeats(500))
 
 @pytest.fixture(scope="module")
 def shared(postgres: Postgres) -> Iterator[PostgresStore]:
-    store = PostgresStore(postgres.new_store())
+    store = PostgresStore(postgres.new_near_store())
     yield store
     store.close()
 

@@ -138,6 +138,11 @@ class Postgres:
         """Give the address of a store that nobody has used yet: a schema of its own."""
         return f"{self.url('postgres')}?schema=test_{os.getpid()}_{next(_numbers)}"
 
+    def new_near_store(self) -> str:
+        """Do what `new_store` does, by way of its Unix socket, which takes half the time."""
+        schema = f"test_{os.getpid()}_{next(_numbers)}"
+        return f"postgresql://postgres@/postgres?host={self.folder}&port={self.port}&schema={schema}"
+
 
 def _command(command: list[str]) -> list[str]:
     folder = binaries()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from qtasks.broker.store.database import Session
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.clock import ManualClock
 from qtasks.errors import BrokerError, NotFound
@@ -30,7 +31,7 @@ HOOK = "http://127.0.0.1:9/hook"
 TIMEOUTS_MS = (4000, 4000, 20_000)
 BEAT_MS = 1000
 LIFE_MS = 7000
-ACTIONS = 90
+ACTIONS = 60
 QUIET_S = 240
 TASKS_KEPT_MS = 86_400_000
 LIMITS = {
@@ -386,12 +387,16 @@ class _World:
     async def _come_to_rest(self) -> None:
         left = [each.id for each in self._ledger.accepted.values()]
         for _ in range(QUIET_S):
-            left = [each for each in left if not self._is_over(each)]
+            left = self._pending(left)
             if not left:
                 return
             await asyncio.sleep(1)
 
     def _is_over(self, message_id: str) -> bool:
-        return self._store.observer().look(
-            lambda session: session.one("pending_of_message", {"id": message_id}) is None
-        )
+        return not self._pending([message_id])
+
+    def _pending(self, ids: Sequence[str]) -> list[str]:
+        def look(session: Session) -> list[str]:
+            return [each for each in ids if session.one("pending_of_message", {"id": each})]
+
+        return self._store.observer().look(look)

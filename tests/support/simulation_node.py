@@ -28,6 +28,8 @@ CONFIG = BrokerConfig(concurrency=8, lease_margin_ms=1000)
 LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
 REFUSED = Reply(489, (("Upstash-NonRetryable-Error", "true"),))
 BUSY = Reply(429, (("Retry-After", "1"),))
+TOO_COSTLY = ("qtasks-scheduler", "qtasks-heeding")
+"""Loops that look again and again for nothing: there are no schedules, and attempts end soon."""
 TIMED_OUT = Reply(0, error="timed out")
 
 
@@ -135,9 +137,7 @@ class Life:
         """Begin; raises `StoreError` if the store cannot be reached."""
         await self._do(self.node.start())
         for task in self.tasks:
-            if (
-                task.get_name() == "qtasks-scheduler"
-            ):  # there are no schedules, and to look for them takes long
+            if task.get_name() in TOO_COSTLY:
                 task.cancel()
         self.is_up = True
         self.seen_at = self.now()
