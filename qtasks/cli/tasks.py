@@ -19,6 +19,7 @@ from qtasks.protocol.results import ResultView
 
 if TYPE_CHECKING:
     from qtasks.home.app import AnyTask, QTasks
+    from qtasks.tasks.options import TaskOptions
 
 app_option = click.option("--app", "app_name", metavar="MODULE:NAME", help="Your app.  [default: QTASKS_APP]")
 
@@ -44,11 +45,16 @@ def _columns(app: QTasks) -> tuple[Column[AnyTask], ...]:
 
     return (
         Column("NAME", lambda each: each.name),
-        Column("QUEUE", lambda each: options_of(app, each).queue),
+        Column("QUEUE", lambda each: _queue(options_of(app, each))),
         Column("RETRIES", lambda each: options_of(app, each).retries, is_number=True),
         Column("TIMEOUT", lambda each: _span(options_of(app, each).timeout_ms), is_number=True),
         Column("PARAMETERS", lambda each: ", ".join(each.signature.parameters)),
     )
+
+
+def _queue(options: TaskOptions) -> str | None:
+    """The queue in which calls wait; None where they wait at a key."""
+    return None if options.has_keys else options.queue
 
 
 def _span(ms: int | None) -> str | None:
@@ -62,7 +68,7 @@ def _members(app: QTasks, task: AnyTask) -> dict[str, object]:
     return {
         "name": task.name,
         "aliases": list(task.aliases),
-        "queue": options.queue,
+        "queue": _queue(options),
         "retries": options.retries,
         "timeoutMs": options.timeout_ms,
         "parameters": list(task.signature.parameters),

@@ -77,10 +77,10 @@ class QTasks:
     At most `concurrency` tasks run at once in this process, and at most `threads` of them are plain
     functions. A message of a task that is not here waits for `unknown_task_window`, as a roll-out may be
     under way, and is a dead letter then. `results`, by default that of `QTASKS_RESULTS`, is where results are
-    kept with hosted QStash, which keeps none: `sqlite:///results.db`. `outbox`, by default that of
-    `QTASKS_OUTBOX`, is the app's own database, if calls in its transactions are to go out from there: a URL,
-    or a function that connects. Nothing is opened before the first call or the lifespan.
-    Raises `ConfigurationError`.
+    kept with hosted QStash, which keeps none: `sqlite:///results.db` or `postgresql://…`. `outbox`,
+    by default that of `QTASKS_OUTBOX`, is the app's own database, if calls in its transactions are to go
+    out from there: a URL, or a function that connects. Nothing is opened before the first call or the
+    lifespan. Raises `ConfigurationError`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qtasks import QTasks
+from qtasks import Flow, QTasks
 from qtasks.cli import exits
 from qtasks.tasks.registry import Registry
 from tests.support.cli import Shell, on_terminal, run
@@ -33,6 +33,9 @@ def define(tasks: QTasks) -> None:
     @tasks.task(name="shop.keep")
     def keep(value: Any, *more: Any, when: str = "") -> list[Any]:
         return [value, *more, when]
+
+    @tasks.task(name="shop.export", flow=Flow(rate=10, key="tenant:{tenant}"))
+    def export(tenant: str) -> None: ...
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ async def test_arguments_are_json_where_that_fits_and_text_where_not(app: Shell)
         (["welcome"], "missing 1 required argument: 'to'"),
         (["welcome", "-a", "nope=1"], "shop.welcome() has no parameter 'nope'; there are: to, copies"),
         (["welcome", "-a", "to=x", "-a", "copies=two"], "copies"),
-        (["welcme"], "there is no task 'welcme'; there are: shop.keep, shop.welcome"),
+        (["welcme"], "there is no task 'welcme'; there are: shop.export, shop.keep, shop.welcome"),
         (["welcome", "-d", "[1]"], "must be a JSON object of the arguments"),
         (["welcome", "-d", "{"], "--data is not JSON"),
         (["welcome", "-a", "to"], "write name=value"),
@@ -160,7 +163,10 @@ async def test_the_tasks_of_an_app_are_listed(app: Shell) -> None:
 
     ours = {each["name"]: each for each in listed.lines if each["name"].startswith("shop.")}
     assert (ours["shop.welcome"]["queue"], ours["shop.welcome"]["parameters"]) == ("mail", ["to", "copies"])
-    assert "shop.welcome  mail" in (await app("tasks", "ls")).out
+    assert ours["shop.export"]["queue"] is None, "its calls wait at their key"
+    lines = [line.split()[:2] for line in (await app("tasks", "ls")).out.splitlines()]
+    assert ["shop.welcome", "mail"] in lines
+    assert ["shop.export", "-"] in lines
 
 
 async def dead_letter(app: Shell, *arguments: str) -> str:
