@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qtasks.tasks.registry import Registry
 from tests.support.cli import Shell
 from tests.support.homes import TOKEN, running_server, server_setup, url_said
 from tests.support.wire import WireServer
@@ -18,6 +19,12 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("QTASKS_", "QSTASH_")) or name == "NO_COLOR":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_foreign_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide what other test modules declared without an app, which every app of a process shares."""
+    monkeypatch.setattr("qtasks.home.loading.DEFAULT", Registry())
 
 
 @pytest.fixture

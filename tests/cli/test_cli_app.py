@@ -12,7 +12,6 @@ import pytest
 
 from qtasks import Flow, QTasks
 from qtasks.cli import exits
-from qtasks.tasks.registry import Registry
 from tests.support.cli import Shell, on_terminal, run
 from tests.support.homes import embedded, until_found
 
@@ -40,12 +39,8 @@ def define(tasks: QTasks) -> None:
 
 @pytest.fixture
 async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
-    """An app that runs, as a module to import, and a shell that names it.
-
-    It has no tasks of other test modules, which fill the registry of the process.
-    """
+    """An app that runs, as a module to import, and a shell that names it."""
     SEEN.clear()
-    monkeypatch.setattr("qtasks.home.loading.DEFAULT", Registry())
     store = tmp_path / "q.db"
     tasks = embedded(store)
     define(tasks)
