@@ -6,6 +6,7 @@ or ends a transaction.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -82,11 +83,11 @@ def has_no_table(error: BaseException) -> bool:
     return not states.isdisjoint(_NO_TABLE) or any(str(each).startswith("no such table") for each in causes)
 
 
-class _Sync:
+class _Sync(ABC):
     """What a sync connection does the same in both worlds."""
 
-    def rows(self, statement: Statement) -> list[Row]:
-        raise NotImplementedError
+    @abstractmethod
+    def rows(self, statement: Statement) -> list[Row]: ...
 
     async def arows(self, statement: Statement) -> list[Row]:
         return self.rows(statement)

@@ -192,20 +192,19 @@ def _bound(
     return dict(bound.arguments)
 
 
+_ANYTHING = inspect.signature(lambda *args, **kwargs: None)
+
+
 def _signature(task: AnyTask | None) -> inspect.Signature:
     """Give the parameters that calls of a task have; those of one that nobody knows take anything."""
     if task is None:
-        return inspect.signature(_anything)
+        return _ANYTHING
     signature = inspect.signature(task.function)
     if not task.is_bound:
         return signature
     first, *others = signature.parameters.values()
     is_rest = first.kind is inspect.Parameter.VAR_POSITIONAL
     return signature.replace(parameters=[first, *others] if is_rest else others)
-
-
-def _anything(*args, **kwargs):  # type: ignore[no-untyped-def]  # only its parameters count
-    """Take any call."""
 
 
 def _instant(ms: int) -> datetime:
