@@ -148,8 +148,9 @@ def test_keys_hold_deliveries_clear_them_hasten_them_and_quit(shop: Shop) -> Non
     terminal.expect("fast-forwarded 1 message$")
     terminal.expect("version 0 greets late")
     assert "greets nobody" not in terminal.output
+    so_far = len(terminal.output)
     terminal.press("?")
-    terminal.expect("keys: p pause.*\n", after=len(terminal.output) - 20)
+    terminal.expect("keys: p pause.*\n", after=so_far)
 
     reloader = int(terminal.expect(r"reloader process \[(\d+)\]")[1])
     terminal.press("q")

@@ -182,9 +182,12 @@ async def use_dead_letters(bench: Bench) -> None:
 
 
 async def use_logs(bench: Bench) -> None:
-    """Read the log by both of its operations."""
-    wanted = Filter(states=("DELIVERED",), urls=(bench.hook.url,))
-    events = await bench.send(calls.log(wanted, trim_bytes=-1))
+    """Read the log by both of its operations, of one message: others are still on their way."""
+    sent = await bench.send(calls.enqueue(bench.message("logged")))
+    wanted = Filter(states=("DELIVERED",), urls=(bench.hook.url,), message_ids=(sent.message_id,))
+    events = await until_found(
+        lambda: bench.send(calls.log(wanted, trim_bytes=-1)), lambda found: len(found.items) == 1
+    )
     logs = await bench.send(calls.short_log(wanted, trim_bytes=-1))
 
     assert {each.state for each in events.items} == {State.DELIVERED}
