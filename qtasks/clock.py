@@ -45,6 +45,33 @@ class SystemClock:
         await asyncio.sleep(ms / 1000)
 
 
+class LedClock:
+    """Shows what a clock shows that several machines share, and that is looked at only now and then.
+
+    Between two looks time passes as by `own`, whose wall clock counts for nothing. May be read in any thread.
+    """
+
+    def __init__(self, own: Clock) -> None:
+        self._own = own
+        self._ahead = own.now() - own.monotonic()
+
+    def now(self) -> int:
+        return self._own.monotonic() + self._ahead
+
+    def monotonic(self) -> int:
+        return self._own.monotonic()
+
+    async def sleep(self, ms: int) -> None:
+        await self._own.sleep(ms)
+
+    def follow(self, shown: int, asked_at: int, heard_at: int) -> None:
+        """Learn what the shared clock showed at some instant between two of `monotonic`.
+
+        What was known is kept as far as that allows, so that it does not waver with the way of the answer.
+        """
+        self._ahead = min(max(self._ahead, shown - heard_at), shown - asked_at)
+
+
 class ManualClock:
     """A clock that a test moves by hand; `sleep` ends when somebody has advanced it far enough."""
 

@@ -18,7 +18,6 @@ from qtasks.broker.service import Broker
 from qtasks.broker.store import cancelling, settling
 from qtasks.broker.store.records import NewMessage, Settlement
 from qtasks.broker.telemetry import find_telemetry
-from qtasks.clock import Clock
 from qtasks.errors import BrokerError, StoreError
 from qtasks.ids import Ids
 
@@ -38,13 +37,12 @@ class Node:
         config: BrokerConfig,
         *,
         app: str | None,
-        clock: Clock,
         ids: Ids,
     ) -> None:
         self.broker = broker
         self.boot_id = ids.boot_id()
         self._config = config
-        self._clock = clock
+        self._clock = clock = broker.clock
         self._deliverer = deliverer
         self.dispatcher = Dispatcher(
             broker.database,

@@ -68,7 +68,7 @@ class Broker:
     ) -> None:
         self.database = database
         self.config = config
-        self.clock = clock
+        self.clock = clock = database.lead(clock)
         self.room = room
         self.metrics = Metrics()
         self.waiters = Waiters()

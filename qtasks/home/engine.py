@@ -160,7 +160,6 @@ class Engine:
                 RoutedDeliverer(in_process, self._http()),
                 setup.config,
                 app=setup.app,
-                clock=self._clock,
                 ids=setup.ids,
             )
             await self._node.start()

@@ -222,9 +222,7 @@ class Server:
             clock=self._clock,
             ids=self._ids,
         )
-        return Node(
-            broker, RoutedDeliverer(None, http), setup.config, app=None, clock=self._clock, ids=self._ids
-        )
+        return Node(broker, RoutedDeliverer(None, http), setup.config, app=None, ids=self._ids)
 
     def _url(self, port: int) -> str:
         host = f"[{self._setup.host}]" if ":" in self._setup.host else self._setup.host

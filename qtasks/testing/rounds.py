@@ -65,7 +65,7 @@ class Rounds:
 
         Raises `KitError` after `limit` deliveries.
         """
-        node = Node(self.broker, self._deliverer, self._config, app=None, clock=self._clock, ids=self._ids)
+        node = Node(self.broker, self._deliverer, self._config, app=None, ids=self._ids)
         node.listen()
         self._deliverer.begin()
         drained = Drained()

@@ -150,7 +150,7 @@ class Rig:
 
     def new_node(self) -> Node:
         """Begin another life of the broker on the same store; the test starts it."""
-        return Node(self.broker, self.deliverer, self.config, app=APP, clock=self.clock, ids=self.ids)
+        return Node(self.broker, self.deliverer, self.config, app=APP, ids=self.ids)
 
     def enqueue(
         self,

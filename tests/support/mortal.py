@@ -109,7 +109,7 @@ class MortalBroker:
             keys=KeyRing("sig_current", "sig_next", lambda current, following: None),
         )
         self._api = Api(broker, ROUTES, [TOKEN])
-        self.node = Node(broker, self.destinations, self._config, app=None, clock=self.clock, ids=self._ids)
+        self.node = Node(broker, self.destinations, self._config, app=None, ids=self._ids)
 
     async def call(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""

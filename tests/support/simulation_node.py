@@ -127,7 +127,7 @@ class Life:
             keys=KeyRing("sig_current", "sig_next", lambda current, following: None),
         )
         destinations = Destinations(self, ledger, plan)
-        self.node = Node(self.broker, destinations, CONFIG, app=None, clock=self.clock, ids=ids)
+        self.node = Node(self.broker, destinations, CONFIG, app=None, ids=ids)
 
     def now(self) -> int:
         """Say the time of the simulation, which is no node's wall clock."""

@@ -19,6 +19,7 @@ from qtasks.broker.store.postgres import PostgresDatabase, psycopg_text
 from qtasks.broker.store.postgres_links import link
 from qtasks.broker.store.presence import Presence
 from qtasks.broker.store.sqlite import SqliteDatabase
+from qtasks.clock import Clock
 from qtasks.errors import StoreUnreachable
 
 T = TypeVar("T")
@@ -210,6 +211,9 @@ class UnsteadyDatabase:
     async def changed(self, wait_ms: int) -> None:
         await self.changes.wait(wait_ms)
         await self._weather.awake.wait()
+
+    def lead(self, clock: Clock) -> Clock:
+        return clock
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         self._reach()

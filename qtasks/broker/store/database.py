@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from qtasks.clock import Clock
+
 if TYPE_CHECKING:
     from qtasks.broker.store.outbox import Outbox
 
@@ -101,6 +103,10 @@ class Database(Protocol):
 
     async def changed(self, wait_ms: int) -> None:
         """Return when somebody has committed work to dispatch, or after `wait_ms`."""
+        ...
+
+    def lead(self, clock: Clock) -> Clock:
+        """Give the clock that all who work on this store go by, made of this process's own."""
         ...
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:

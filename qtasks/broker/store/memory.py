@@ -16,6 +16,7 @@ from qtasks.broker.store.database import Work
 from qtasks.broker.store.migrate import migrate_sqlite
 from qtasks.broker.store.queries import load_queries
 from qtasks.broker.store.sqlite import SqliteSession
+from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed
 
 T = TypeVar("T")
@@ -60,6 +61,9 @@ class MemoryDatabase:
 
     async def read(self, work: Work[T]) -> T:
         return self.look(work)
+
+    def lead(self, clock: Clock) -> Clock:
+        return clock
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         """Take part: nobody else can."""

@@ -22,9 +22,10 @@ from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate_postgres import migrate_postgres
 from qtasks.broker.store.outbox import WORD, Outbox
 from qtasks.broker.store.postgres_checks import find_risks
-from qtasks.broker.store.postgres_links import Place, link, meaning_of
+from qtasks.broker.store.postgres_links import Place, link, meaning_of, store_link
 from qtasks.broker.store.presence import Presence
 from qtasks.broker.store.queries import load_queries
+from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, StoreError
 from qtasks.sql_texts import PARAMETER
 
@@ -138,6 +139,10 @@ class PostgresDatabase:
     async def changed(self, wait_ms: int) -> None:
         await self._changes.wait(self._patience(wait_ms))
 
+    def lead(self, clock: Clock) -> Clock:
+        """Give a clock that shows the database's time (promise P16)."""
+        return self.presence.lead(clock)
+
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         self.presence.join(node, others_died)
 
@@ -167,7 +172,7 @@ class PostgresDatabase:
             self.run(lambda session: session.announce())
 
     def _reader(self) -> psycopg.Connection[Any]:
-        return self._readers.pop() if self._readers else link(self.place)
+        return self._readers.pop() if self._readers else store_link(self.place)
 
     def _give_back(self, connection: psycopg.Connection[Any], *, is_good: bool) -> None:
         if is_good:
@@ -210,7 +215,7 @@ class PostgresDatabase:
 
     def _new_writer(self) -> psycopg.Connection[Any]:
         """Connect to whichever server writes now: after a failover that is another one."""
-        writer = link(self.place)
+        writer = store_link(self.place)
         self._look_for_risks(writer)
         return writer
 

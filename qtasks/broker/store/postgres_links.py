@@ -32,6 +32,8 @@ STALE_MS = 3000
 NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 """The database's clock, in Unix milliseconds."""
 _OURS = ("schema", "pooler")
+_PLANS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
+"""What is never right here: each query is about few rows, by an index, whatever is known of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,25 @@ class Place:
         With it `node`, if any takes part, says that it lives: one that was counted as dead and comes back
         owns nothing that others could take from it before that is known.
         """
+        turn = f"SELECT pg_advisory_xact_lock({self.lock}){'' if node is None else self._stay(node)}"
+        return f"BEGIN; {self._settings_again}{turn}".encode()
+
+    @property
+    def settings(self) -> bytes:
+        """Set up a connection for the store's transactions."""
+        return self._settings("SET").encode()
+
+    @property
+    def _settings_again(self) -> str:
+        """A pooler hands each transaction another connection, set up for who knows what."""
+        return self._settings("SET LOCAL") if self.has_pooler else ""
+
+    def _settings(self, verb: str) -> str:
+        plans = "".join(f"{verb} {each} TO off; " for each in _PLANS)
         return (
-            f"BEGIN; SET LOCAL search_path TO {self.schema}; SET LOCAL lock_timeout TO {BUSY_MS}; "
-            f"SET LOCAL idle_in_transaction_session_timeout TO {IDLE_MS}; "
-            f"SELECT pg_advisory_xact_lock({self.lock}){'' if node is None else self._stay(node)}"
-        ).encode()
+            f"{verb} search_path TO {self.schema}; {plans}{verb} lock_timeout TO {BUSY_MS}; "
+            f"{verb} idle_in_transaction_session_timeout TO {IDLE_MS}; "
+        )
 
     def _stay(self, node: str) -> str:
         name = node.replace("'", "''")
@@ -99,10 +115,8 @@ class Place:
     @property
     def begin_reading(self) -> bytes:
         """Begin a transaction that reads one snapshot."""
-        return (
-            f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO {self.schema}; "
-            f"SET LOCAL statement_timeout TO {STATEMENT_MS}"
-        ).encode()
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        return f"{begin}; {self._settings_again}SET LOCAL statement_timeout TO {STATEMENT_MS}".encode()
 
     @property
     def notify_and_commit(self) -> bytes:
@@ -135,6 +149,14 @@ def link(place: Place) -> psycopg.Connection[Any]:
         raise meaning_of(error, place) or error from error
     connection.prepared_max = PREPARED  # each query may come with integers of several sizes
     _adapt(connection)
+    return connection
+
+
+def store_link(place: Place) -> psycopg.Connection[Any]:
+    """Open a connection for the store's transactions; raises what `link` raises."""
+    connection = link(place)
+    if not place.has_pooler:
+        connection.execute(place.settings)
     return connection
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qtasks.broker.store.postgres_links import NOW, Place, link, meaning_of
+from qtasks.clock import Clock, LedClock
 
 if TYPE_CHECKING:
     import psycopg
@@ -53,6 +54,8 @@ class Presence:
         self._tell = tell
         self._others = others or {}
         self._member: Member | None = None
+        self._led: LedClock | None = None
+        self._is_by_hand = by_hand
         self._is_ending = False
         self._turn = threading.Event()
         self.is_hearing = False
@@ -73,6 +76,16 @@ class Presence:
         with link(self._place) as connection:
             self._beat(connection, node)
         self._member = Member(node, others_died)
+
+    def lead(self, clock: Clock) -> Clock:
+        """Give a clock that shows the database's time from now on. Raises `StoreError`."""
+        if self._is_by_hand:
+            return clock
+        led = LedClock(clock)
+        with link(self._place) as connection:
+            self._look_at_clock(connection, led)
+        self._led = led
+        return led
 
     def leave(self) -> None:
         """Take part no more: others take over what it still holds at their next look. Raises `StoreError`."""
@@ -116,7 +129,9 @@ class Presence:
 
     def step(self, connection: psycopg.Connection[Any], *, beats: bool) -> None:
         """Look who has died, and tell the node of it; say that it lives itself if it `beats` now."""
-        member = self._member
+        member, led = self._member, self._led
+        if beats and led is not None:
+            self._look_at_clock(connection, led)
         if member is None:
             return
         if beats:
@@ -142,6 +157,12 @@ class Presence:
             ),
             [node],
         )
+
+    def _look_at_clock(self, connection: psycopg.Connection[Any], led: LedClock) -> None:
+        asked_at = led.monotonic()
+        row = connection.execute(f"SELECT {NOW}".encode()).fetchone()
+        assert row is not None
+        led.follow(row[0], asked_at, led.monotonic())
 
     def _somebody_died(self, connection: psycopg.Connection[Any]) -> bool:
         """Strike off who has not been heard for too long; one node does so, and takes over."""

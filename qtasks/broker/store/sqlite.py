@@ -23,6 +23,7 @@ from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import by_position, load_queries
+from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
 T = TypeVar("T")
@@ -124,6 +125,9 @@ class SqliteDatabase:
 
     async def changed(self, wait_ms: int) -> None:
         await self._changes.wait(wait_ms)
+
+    def lead(self, clock: Clock) -> Clock:
+        return clock
 
     def join(self, node: str, others_died: Callable[[], None]) -> None:
         """Take part: one process owns the file, so there are no others."""

@@ -92,6 +92,7 @@ def _snapshot(place: Place) -> Iterator[psycopg.Connection[Any]]:
     with closing(link(place)) as connection:
         try:
             connection.execute(place.begin_reading)
+            connection.execute(f"SET LOCAL search_path TO {place.schema}".encode())
             connection.execute(b"SET LOCAL statement_timeout TO 0")
             yield connection
         except Exception as error:
