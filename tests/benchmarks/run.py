@@ -34,6 +34,8 @@ UNITS = {
     "delay_8": "calls/s",
     "delay_many": "calls/s",
     "tasks": "tasks/s",
+    "batch_100": "messages/s",
+    "batch_500": "messages/s",
     "enqueue_100": "messages/s",
     "enqueue_500": "messages/s",
     "cycle_64": "messages/s",
@@ -84,37 +86,47 @@ def measure_wire(count: int) -> Runs:
 
 
 def measure_postgres(count: int) -> Runs:
-    """Measure an app whose broker is on PostgreSQL, and the store itself, on a server started for it."""
+    """Measure an app and a broker on PostgreSQL, and the store itself, on a server started for them."""
     from tests.benchmarks import postgres
     from tests.support.postgres import drop_postgres, new_postgres
 
-    runs: Runs = {"app": defaultdict(list), "store": defaultdict(list)}
+    runs: Runs = {"app": defaultdict(list), "broker": defaultdict(list), "store": defaultdict(list)}
     server = new_postgres(fsync="on", synchronous_commit="on", shared_buffers="512MB", max_wal_size="4GB")
     try:
         for n in range(count):
-            env = os.environ | {
-                "QTASKS_BROKER": server.new_store(),
-                "QTASKS_SECRET": "2718281828459045235360287471352662497757",
-                "PYTHONPATH": str(ROOT),
-            }
             before, raw = cpu_times(), postgres.raw_commits_per_second(server.url("postgres"))
-            command = [sys.executable, "-m", "tests.benchmarks.embedded"]
-            found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
-            if found.returncode:
-                raise SystemExit(f"app: {found.stderr}")
-            figures: dict[str, float] = json.loads(found.stdout)
+            figures = _on_postgres("embedded", server.new_store())
             figures["raw"] = (raw + postgres.raw_commits_per_second(server.url("postgres"))) / 2
             figures["delay_1_of_raw"] = figures["delay_1"] / figures["raw"]
             figures["delay_8_of_raw"] = figures["delay_8"] / figures["raw"]
             figures["stolen"] = stolen_share(before, cpu_times())
-            for name, value in figures.items():
-                runs["app"][name].append(value)
-            for name, value in postgres.store_figures(server.new_store()).items():
-                runs["store"][name].append(value)
-            print(f"run {n + 1} of {count} done", file=sys.stderr)
+            found = {
+                "app": figures,
+                "broker": _on_postgres("batches", server.new_store()),
+                "store": postgres.store_figures(server.new_store()),
+            }
+            for room, of_room in found.items():
+                for name, value in of_room.items():
+                    runs[room][name].append(value)
+            print(f"run {n + 1} of {count}: {json.dumps(found)}", file=sys.stderr, flush=True)
     finally:
         drop_postgres(server)
     return runs
+
+
+def _on_postgres(module: str, store: str) -> dict[str, float]:
+    """Run what measures an app or a broker, in a process of its own."""
+    env = os.environ | {
+        "QTASKS_BROKER": store,
+        "QTASKS_SECRET": "2718281828459045235360287471352662497757",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}"]
+    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    if found.returncode:
+        raise SystemExit(f"{module}: {found.stderr}")
+    figures: dict[str, float] = json.loads(found.stdout)
+    return figures
 
 
 def main() -> None:
