@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qtasks.cli.exits import FAILED
+from qtasks.cli.failures import explained
 from qtasks.errors import ConfigurationError, QTasksError
 
 if TYPE_CHECKING:
     from qtasks.home.upkeep import Store
-
-FAILED = 1
 
 
 class _Commands(click.Group):
@@ -28,8 +28,9 @@ class _Commands(click.Group):
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
         except QTasksError as error:
-            click.echo(f"qtasks: {error}", err=True)
-            sys.exit(FAILED)
+            failure = explained(error, None)
+            click.echo(f"qtasks: {failure.text}", err=True)
+            sys.exit(failure.code)
 
 
 @click.group(cls=_Commands)

@@ -170,17 +170,30 @@ def steering(node: Node, desk: Desk, server: Server) -> Iterator[None]:
 
     def read() -> None:
         try:
-            _press(known, desk, os.read(terminal, 64).decode(errors="replace"))
-        except OSError:  # it is closed, which the signal says too
+            pressed = os.read(terminal, 64)
+        except OSError:
+            pressed = b""
+        if pressed:
+            _press(known, desk, pressed.decode(errors="replace"))
+        else:  # it is closed, which no signal says where it is not the controlling terminal
             loop.remove_reader(terminal)
+            server.stop()
+
+    def step_back() -> None:
+        """Be stopped by Ctrl-Z as others are: the shell gets its terminal as it was."""
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        tty.setcbreak(terminal)  # it goes on
 
     tty.setcbreak(terminal)
     loop.add_reader(terminal, read)
+    loop.add_signal_handler(signal.SIGTSTP, step_back)
     desk.say(f"keys: {KEYS}")
     try:
         yield
     finally:
         loop.remove_reader(terminal)
+        loop.remove_signal_handler(signal.SIGTSTP)
         with suppress(termios.error):
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import ctypes
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from qtasks.cli.logs import FactsFormatter
 GRACE_S = 2
 """How long a reload waits for requests; then they are broken off, and tasks are retried by the new code."""
 PATIENCE_S = 5
+PR_SET_PDEATHSIG = 1
 UNTOLD = ("color_message", "retry_in_ms")
 """Facts that are left out: uvicorn's twin of a message, and a wait that is shorter in development."""
 
@@ -113,6 +115,7 @@ async def running(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
     assert child.stdout is not None
     reading = asyncio.create_task(_read_lines(child.stdout, line))
@@ -124,6 +127,12 @@ async def running(
         watching.cancel()
         await _end(child)
         await reading
+
+
+def _end_with_parent() -> None:
+    """Have this process ended should its parent be killed, which then can end nobody: on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -17,6 +17,7 @@ from qtasks.errors import (
     NotFound,
     QTasksError,
     ResultTimeout,
+    StoreUnreachable,
     TooManyRequests,
     Unauthorized,
 )
@@ -51,7 +52,7 @@ def explained(error: QTasksError, group: str | None) -> Failure:
         )
     if isinstance(error, Forbidden):
         return Failure(f"{text}; make one that may: qtasks tokens new NAME --scope full", exits.AUTH)
-    if isinstance(error, BrokerUnreachable):
+    if isinstance(error, BrokerUnreachable | StoreUnreachable):
         return Failure(text, exits.UNREACHABLE)
     if isinstance(error, BrokerUnavailable):
         again = f"in {error.retry_after:g} s" if error.retry_after else "later"

@@ -97,7 +97,7 @@ def test_a_migration_says_what_it_did(store: Path) -> None:
             2,
             "by its own tools",
         ),
-        (["check", "--store", "postgresql://me:secret@127.0.0.1:1/q"], 1, "does not answer"),
+        (["check", "--store", "postgresql://me:secret@127.0.0.1:1/q"], 5, "does not answer"),
         (["check", "--store", "q.db"], 2, "--store must name a store: sqlite:///qtasks.db or postgresql"),
         (["restore", "/nowhere/copy.db"], 2, "File '/nowhere/copy.db' does not exist"),
         (["backup"], 2, "Missing argument 'TARGET'"),

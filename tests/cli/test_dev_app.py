@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -130,6 +131,34 @@ def test_the_app_ends_when_the_terminal_is_closed(shop: Shop) -> None:
     shop.terminal.close()
 
     eventually(lambda: not os.path.exists(f"/proc/{reloader}"), "the end of the app", of=[shop.terminal])
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_the_app_ends_when_the_command_is_killed(shop: Shop) -> None:
+    reloader = int(shop.terminal.expect(r"reloader process \[(\d+)\]")[1])
+
+    os.kill(shop.terminal.pid, signal.SIGKILL)
+
+    eventually(lambda: not os.path.exists(f"/proc/{reloader}"), "the end of the app", of=[shop.terminal])
+
+
+@pytest.mark.process
+def test_ctrl_z_leaves_the_terminal_as_it_was_and_keys_work_again_afterwards(shop: Shop) -> None:
+    terminal = shop.terminal
+    terminal.press("\x1a")
+    eventually(lambda: _state(terminal.pid) == "T", "the stop of the process", of=[terminal])
+    assert terminal.takes_lines()
+
+    os.kill(terminal.pid, signal.SIGCONT)
+    eventually(lambda: not terminal.takes_lines(), "single keys", of=[terminal])
+    terminal.press("p")
+    terminal.expect("paused: nothing is delivered until p")
+
+
+def _state(pid: int) -> str:
+    """Give the letter that stands for what a process does."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 @pytest.mark.process

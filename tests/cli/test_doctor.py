@@ -64,6 +64,10 @@ BROKEN_ENVIRONMENTS = {
         {"QTASKS_TOKNE": "x"},
         ("unknown-settings", WARN, "rename or unset QTASKS_TOKNE"),
     ),
+    "a setting of another broker": (
+        {**REMOTE, "QTASKS_DURABILITY": "relaxed"},
+        ("idle-settings", WARN, "unset QTASKS_DURABILITY"),
+    ),
     "two tokens": (
         {**REMOTE, "QSTASH_TOKEN": "another"},
         ("shadowed-settings", WARN, "unset QSTASH_TOKEN"),
@@ -380,6 +384,13 @@ async def test_a_shared_database_at_work_is_well_and_other_settings_than_its_app
 
     assert set(levels(sound)) <= {"postgres-durability", "open-files"}  # the tests' own has fsync off
     assert found(sound, "answer")[:2] == (OK, "the broker answers")
+    assert found(sound, "nodes")[:2] == (OK, "1 node alive")
+    gone = await Shell({"QTASKS_BROKER": url, "QTASKS_SECRET": SECRET})("doctor", "--jsonl")
+    assert found(gone, "nodes") == (
+        WARN,
+        "no node is alive, so tasks wait",
+        "start your app with lifespan=tasks.lifespan, or `qtasks broker --store URL`",
+    )
     assert found(lacking, "secret")[0] == FAIL
     assert lacking.code == 1
 

@@ -8,6 +8,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,15 @@ class Terminal:
     def output(self) -> str:
         """What it has printed so far, with the ends of lines as elsewhere."""
         return self._printed.decode(errors="replace").replace("\r\n", "\n")
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._popen.pid
+
+    def takes_lines(self) -> bool:
+        """Whether the terminal gives what is typed line by line, as a shell leaves it."""
+        return bool(termios.tcgetattr(self._ours)[3] & termios.ICANON)
 
     def press(self, keys: str) -> None:
         """Press keys."""

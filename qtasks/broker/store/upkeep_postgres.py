@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qtasks.broker.store.postgres import psycopg_text
-from qtasks.broker.store.postgres_links import Place, link, meaning_of
+from qtasks.broker.store.postgres_links import NOW, Place, link, meaning_of
+from qtasks.broker.store.presence import LIFE_MS
 from qtasks.broker.store.queries import FOLDER, load_migrations, load_queries
 from qtasks.broker.store.upkeep import Ask, Stats, contradictions, counted
 from qtasks.errors import StoreTooNew, StoreUnusable
@@ -23,11 +24,15 @@ PROMISES = ("fsync", "synchronous_commit")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A PostgreSQL: its version as it numbers it itself, what it promises, and the schema of our store."""
+    """A PostgreSQL: its version as it numbers it itself, what it promises, and the schema of our store.
+
+    `nodes` is how many of them are alive, None where there is no store yet.
+    """
 
     version: int
     parameters: Mapping[str, str]
     schema: int
+    nodes: int | None
 
 
 def server_of(place: Place) -> Server:
@@ -38,7 +43,9 @@ def server_of(place: Place) -> Server:
             for name in PROMISES
             if (row := connection.execute(b"SELECT current_setting(%s)", (name,)).fetchone()) is not None
         }
-        return Server(connection.info.server_version, parameters, _schema(connection))
+        schema = _schema(connection)
+        nodes = _nodes(connection) if schema else None
+        return Server(connection.info.server_version, parameters, schema, nodes)
 
 
 def newest_schema() -> int:
@@ -97,6 +104,12 @@ def _snapshot(place: Place) -> Iterator[psycopg.Connection[Any]]:
             yield connection
         except Exception as error:
             raise meaning_of(error, place) or error from error
+
+
+def _nodes(connection: psycopg.Connection[Any]) -> int:
+    text = f"SELECT count(*) FROM nodes WHERE seen_at >= {NOW} - {LIFE_MS}"
+    [count] = connection.execute(text.encode()).fetchone() or (0,)
+    return int(count)
 
 
 def _schema(connection: psycopg.Connection[Any]) -> int:

@@ -61,6 +61,8 @@ class PostgresFacts:
     """As PostgreSQL numbers itself: 160003 is 16.3."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     schema: int | None = None
+    nodes: int | None = None
+    """How many take part just now; None where that could not be asked, or there is no store yet."""
     error: str | None = None
 
 

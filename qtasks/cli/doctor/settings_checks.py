@@ -36,6 +36,20 @@ SHARED = ("TOKEN", *KEY_NAMES)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 NEW_SECRET = "python -c 'import secrets; print(secrets.token_hex(32))'"
 ODD = "\"' \t\r\n"
+USED_BY = {
+    "QTASKS_DURABILITY": (HomeKind.SQLITE,),
+    "QTASKS_LISTEN": (HomeKind.SQLITE, HomeKind.POSTGRES),
+    "QTASKS_QSTASH_PLAN": (HomeKind.HOSTED,),
+    "QTASKS_RESULTS": (HomeKind.HOSTED,),
+    "QSTASH_REGION": (HomeKind.HOSTED,),
+}
+"""Settings that not every broker obeys."""
+BROKERS = {
+    HomeKind.SQLITE: "embedded on SQLite",
+    HomeKind.POSTGRES: "on PostgreSQL",
+    HomeKind.HTTP: "standalone",
+    HomeKind.HOSTED: "hosted QStash",
+}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -227,6 +241,18 @@ def look_at_destinations(facts: Facts) -> Verdict | None:
     return ok(f"QTASKS_ALLOW_DESTINATIONS allows {', '.join(allowed)}")
 
 
+def look_for_idle_settings(facts: Facts) -> Verdict | None:
+    """Whether a variable is set that the broker which is set has no use for."""
+    if facts.home is None:
+        return None
+    used = USED_BY | ({"QTASKS_QSTASH_PLAN": (facts.home,)} if facts.is_for_hosted else {})
+    idle = [name for name, homes in used.items() if facts.environment.get(name) and facts.home not in homes]
+    if not idle:
+        return None
+    named = ", ".join(idle)
+    return warn(f"without effect where the broker is {BROKERS[facts.home]}: {named}", f"unset {named}")
+
+
 def look_at_durability(facts: Facts) -> Verdict | None:
     """Whether a power cut may lose what was accepted."""
     if facts.settings is None or facts.home is not HomeKind.SQLITE:
@@ -248,5 +274,6 @@ CHECKS = (
     Check("public-path", "it does not end in `/run`, and has no double slash", look_at_path),
     Check("proxies", "no `HTTPS_PROXY` that calls would have to go through", look_at_proxies),
     Check("destinations", "`QTASKS_ALLOW_DESTINATIONS` can be read", look_at_destinations),
+    Check("idle-settings", "no variable is set that this broker has no use for", look_for_idle_settings),
     Check("durability", "a power cut loses nothing", look_at_durability),
 )

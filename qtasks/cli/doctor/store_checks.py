@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtasks.broker.store.migrate_postgres import OLDEST
 from qtasks.cli.doctor.facts import Facts
 from qtasks.cli.doctor.findings import Check, Verdict, fail, failed, ok, warn
+from qtasks.cli.output import counted
 from qtasks.cli.tables import span
 
 DAY_MS = 86_400_000
@@ -164,6 +165,18 @@ def look_at_owner(facts: Facts) -> Verdict | None:
     )
 
 
+def look_at_nodes(facts: Facts) -> Verdict | None:
+    """Whether somebody runs the tasks of a shared database."""
+    if facts.postgres is None or facts.postgres.nodes is None:
+        return None
+    if facts.postgres.nodes == 0:
+        return warn(
+            "no node is alive, so tasks wait",
+            "start your app with lifespan=tasks.lifespan, or `qtasks broker --store URL`",
+        )
+    return ok(f"{counted(facts.postgres.nodes, 'node')} alive")
+
+
 def look_at_open_files(facts: Facts) -> Verdict | None:
     """Whether connections will not run out of descriptors."""
     if facts.open_files < MANY_FILES:
@@ -229,6 +242,7 @@ CHECKS = (
     Check("filesystem", "the file is on a disk of this machine", look_at_filesystem),
     Check("sqlite", "SQLite is not older than 3.51.3", look_at_sqlite),
     Check("owner", "a process runs the tasks", look_at_owner),
+    Check("nodes", "a node takes part in a shared database", look_at_nodes),
     Check("open-files", "a process may open enough files", look_at_open_files),
     Check("postgres-version", "PostgreSQL is new enough", look_at_postgres_version),
     Check("postgres-durability", "`fsync` and `synchronous_commit` are on", look_at_postgres_durability),

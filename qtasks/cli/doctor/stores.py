@@ -106,7 +106,13 @@ def look_at_postgres(settings: Settings) -> PostgresFacts:
         server = upkeep_postgres.server_of(place)
     except (StoreError, ConfigurationError) as error:
         return replace(facts, error=str(error))
-    return replace(facts, version=server.version, parameters=server.parameters, schema=server.schema)
+    return replace(
+        facts,
+        version=server.version,
+        parameters=server.parameters,
+        schema=server.schema,
+        nodes=server.nodes,
+    )
 
 
 def _looks_pooled(conninfo: str) -> bool:
