@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from qtasks.errors import BadRequest, InvalidValue
@@ -21,6 +21,7 @@ from qtasks.protocol.every import Every, read_every, write_every
 from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, FlowSpec, parse_flow, render_flow
 from qtasks.protocol.redact import Redaction, parse_redaction, render_redaction
 from qtasks.protocol.text import UNSENDABLE, quoted
+from qtasks.values import dataclass
 
 MAX_FORWARDED = 100
 MAX_HEADER_BYTES = 8 * 1024

@@ -7,7 +7,7 @@ keep rows of their own. Keys and their oddities are the contract's (2.4, 2.6, 2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Self
 
@@ -15,6 +15,7 @@ from qtasks.errors import DecodeError, InvalidValue
 from qtasks.protocol import json_fields as json
 from qtasks.protocol.headers import Options
 from qtasks.protocol.text import quoted
+from qtasks.values import dataclass
 
 HeaderMap = Mapping[str, tuple[str, ...]]
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 import orjson
+
+from qtasks.values import dataclass
 
 UNCOUNTED = "Qtasks-Uncounted"
 CONTINUED = "Qtasks-Continued"

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 
@@ -32,19 +33,20 @@ class Cancellation:
         self.is_cancelled = True
         self._deliver()
 
-    @contextmanager
-    def reaches(self, task: asyncio.Task[Any] | None) -> Iterator[None]:
-        """Let the cancellation reach the coroutine that this task awaits in the block.
+    def __enter__(self) -> None:
+        """Let the cancellation reach the coroutine that the current task awaits in the block.
 
         After the block the task goes on as if it had never been cancelled.
         """
-        self._task, self._loop = task, asyncio.get_running_loop()
-        try:
-            yield
-        finally:
-            self._task = None
-            if self._has_cancelled and task is not None:
-                task.uncancel()
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if self._has_cancelled and task is not None:
+            task.uncancel()
 
     @contextmanager
     def shield(self) -> Iterator[None]:

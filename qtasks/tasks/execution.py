@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, Protocol
 
@@ -45,7 +45,7 @@ from qtasks.tasks.dependencies import Fill, Resolver
 from qtasks.tasks.envelope import Envelope, EnvelopeSigner, of_fire, unpack
 from qtasks.tasks.fitting import WINDOW_MS, Fit, Fitter
 from qtasks.tasks.hooks import hooks_of, tell
-from qtasks.tasks.limits import await_within, thread_within
+from qtasks.tasks.limits import Alarm, await_within, thread_within
 from qtasks.tasks.options import NO_LAYERS, Layers, TaskOptions
 from qtasks.tasks.outcomes import Ending, judge
 from qtasks.tasks.recording import Record, ResultBackend, ended, started
@@ -54,6 +54,7 @@ from qtasks.tasks.task import Task
 from qtasks.tasks.threads import ThreadPool
 from qtasks.tasks.tracing import Tracing, Untraced
 from qtasks.tasks.watching import Watch, tell_refused
+from qtasks.values import dataclass
 
 log = logging.getLogger("qtasks.executor")
 
@@ -152,6 +153,7 @@ class Executor:
         self._report_progress = report_progress
         self._fitter = Fitter(find, names, window_ms=unknown_task_window_ms, clock=clock, redact=self._redact)
         self._running: set[str] = set()
+        self._alarm: Alarm | None = None
         self.is_draining = False
 
     @property
@@ -171,16 +173,13 @@ class Executor:
             return _refused(delivery, problem(403, "SignatureError", str(error)))
         except DecodeError as error:
             return _refused(delivery, problem(489, "DecodeError", str(error), NON_RETRYABLE))
-        answer = self._refusal(delivery, envelope) or await self._find_and_run(delivery, envelope)
+        answer = self._refusal(delivery, envelope)
+        if answer is None:
+            fit = self._fitter.fit(envelope, delivery.message_id)
+            answer = await self._run(delivery, fit) if isinstance(fit, Fit) else _unfit(delivery, fit)
         if self._results is not None and answer.status not in NOTHING_NEW:
             await self._note(self._results, ended(envelope, delivery.retried, answer, self._clock.now()))
         return answer
-
-    async def _find_and_run(self, delivery: Delivery, envelope: Envelope) -> Answer:
-        fit = self._fitter.fit(envelope, delivery.message_id)
-        if isinstance(fit, Fit):
-            return await self._run(delivery, fit)
-        return _refused(delivery, fit) if NON_RETRYABLE in fit.headers else fit
 
     def _refusal(self, delivery: Delivery, envelope: Envelope) -> Answer | None:
         if envelope.destination != self._destination:
@@ -229,7 +228,8 @@ class Executor:
         answer = _returned(attempt.task, result)
         if answer.status == 200:
             attempt.watch.succeeded()
-            await self._tell(Ending.DONE, attempt, result)
+            if attempt.options.on_success is not None:
+                await self._tell(Ending.DONE, attempt, result)
         else:
             attempt.watch.failed(Ending.REFUSED, type_of(answer))
         return answer
@@ -239,11 +239,12 @@ class Executor:
         self._running.add(attempt.delivery.message_id)
         over = partial(self._running.discard, attempt.delivery.message_id)
         call = partial(self._enter, attempt)
-        await self._note_start(attempt, over)
+        if self._results is not None:
+            await self._note_start(self._results, attempt, over)
         timeout_ms = attempt.envelope.timeout_ms
         if attempt.task.is_coroutine:
-            with attempt.delivery.cancellation.reaches(asyncio.current_task()):
-                return await await_within(call, timeout_ms, over)
+            with attempt.delivery.cancellation:
+                return await await_within(call, timeout_ms, over, self._find_alarm())
         run = partial(thread_within, self._threads, call, timeout_ms, over, self._clock)
         if attempt.task.dependencies:
             resolve = partial(self._resolve, attempt)
@@ -252,12 +253,10 @@ class Executor:
             return await run()
         return await self._around.acall_outside(self._context(attempt), run, timeout_ms, over)
 
-    async def _note_start(self, attempt: _Attempt, over: Callable[[], None]) -> None:
-        if self._results is None:
-            return
+    async def _note_start(self, results: ResultBackend, attempt: _Attempt, over: Callable[[], None]) -> None:
         record = started(attempt.envelope, attempt.delivery.retried, self._clock.now())
         try:
-            await self._note(self._results, record)
+            await self._note(results, record)
         except BaseException:  # called off meanwhile: it never ran
             over()
             raise
@@ -271,6 +270,12 @@ class Executor:
             log.exception(
                 "cannot write down how a task goes", extra={"task_id": view.task_id, "state": view.state}
             )
+
+    def _find_alarm(self) -> Alarm:
+        loop = asyncio.get_running_loop()
+        if self._alarm is None or self._alarm.loop is not loop:
+            self._alarm = Alarm(loop)
+        return self._alarm
 
     def _enter(self, attempt: _Attempt, values: Mapping[str, object] = NOTHING) -> Any:
         """Call the function with its context set; on the thread where it runs, and when its time begins."""
@@ -363,6 +368,11 @@ class Executor:
 def _refused(delivery: Delivery, answer: Answer) -> Answer:
     tell_refused(delivery.message_id, answer.status, type_of(answer))
     return answer
+
+
+def _unfit(delivery: Delivery, answer: Answer) -> Answer:
+    """Answer for a task that is not here, or does not take its arguments."""
+    return _refused(delivery, answer) if NON_RETRYABLE in answer.headers else answer
 
 
 def _retries(envelope: Envelope) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,6 +19,7 @@ from qtasks.tasks.answers import NON_RETRYABLE, UNCOUNTED, Answer, describe, pro
 from qtasks.tasks.envelope import Envelope
 from qtasks.tasks.keys import Span
 from qtasks.tasks.task import Task
+from qtasks.values import dataclass
 
 log = logging.getLogger("qtasks.task")
 

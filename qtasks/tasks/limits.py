@@ -26,14 +26,77 @@ def _timed_out(timeout_ms: int, where: str | None = None) -> TaskTimeout:
     return TaskTimeout(text)
 
 
-async def await_within(call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None]) -> Any:
+class Alarm:
+    """Cancels coroutines of one loop whose time is over, by one timer for all: nearly all end long before.
+
+    `asyncio.timeout` makes a timer for each, which costs more than a small task does.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._limits: set[_Limit] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, timeout_ms: int) -> _Limit:
+        """Limit what the current task does from now on, until its `end`."""
+        task = asyncio.current_task(self.loop)
+        assert task is not None
+        limit = _Limit(task, self.loop.time() + timeout_ms / 1000, self._limits)
+        self._limits.add(limit)
+        if self._timer is None or limit.at < self._timer.when():
+            self._set(limit.at)
+        return limit
+
+    def _set(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        """Cancel what is over, and look again when the next one may be."""
+        self._timer, now = None, self.loop.time()
+        for each in [limit for limit in self._limits if limit.at <= now]:
+            each.cancel()
+        if self._limits:
+            self._set(min(limit.at for limit in self._limits))
+
+
+class _Limit:
+    """The time of one coroutine; what is cancelled by it is told from what others cancel as asyncio does."""
+
+    __slots__ = ("_before", "_has_cancelled", "_others", "_task", "at")
+
+    def __init__(self, task: asyncio.Task[Any], at: float, others: set[_Limit]) -> None:
+        self.at = at
+        self._task = task
+        self._before = task.cancelling()
+        self._others = others
+        self._has_cancelled = False
+
+    def cancel(self) -> None:
+        self._others.discard(self)
+        self._has_cancelled = True
+        self._task.cancel()
+
+    def end(self) -> bool:
+        """End it; say whether it has cancelled the task, and nobody else has."""
+        self._others.discard(self)
+        return self._has_cancelled and self._task.uncancel() <= self._before
+
+
+async def await_within(
+    call: Callable[[], Any], timeout_ms: int | None, over: Callable[[], None], alarm: Alarm
+) -> Any:
     """Await a coroutine function, and cancel it when its time is over: raises `TaskTimeout`."""
-    limit = asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000)
+    limit = None if timeout_ms is None else alarm.begin(timeout_ms)
+    is_over = False
     try:
-        async with limit:
+        try:
             return await call()
-    except TimeoutError as error:
-        if limit.expired() and timeout_ms is not None:
+        finally:
+            is_over = limit is not None and limit.end()
+    except asyncio.CancelledError as error:
+        if is_over and timeout_ms is not None:
             raise _timed_out(timeout_ms) from error
         raise
     finally:

@@ -30,7 +30,8 @@ tasks = QTasks()
 
 def opened() -> Any:
     """Open the app's database."""
-    return sqlite3.connect(URL[10:]) if URL.startswith("sqlite") else psycopg.connect(URL)
+    # Many tasks at once take turns at the one lock of a file.
+    return sqlite3.connect(URL[10:], timeout=60) if URL.startswith("sqlite") else psycopg.connect(URL)
 
 
 def note(kind: str, key: str) -> None:

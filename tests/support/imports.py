@@ -22,6 +22,7 @@ ROOMS = {
     "qtasks.logs": "ground",
     "qtasks.settings": "ground",
     "qtasks.sql_texts": "ground",
+    "qtasks.values": "ground",
     "qtasks.protocol": "protocol",
     "qtasks.client": "client",
     "qtasks.tasks": "tasks",

@@ -311,7 +311,7 @@ async def test_an_error_in_a_section_is_not_lost_to_the_reader(shop: Workshop) -
     cancellation = Cancellation()
 
     def job() -> None:
-        with cancellation.reaches(asyncio.current_task()), cancellation.shield():
+        with cancellation, cancellation.shield():
             cancellation.cancel()
             raise ValueError("in the section")
 

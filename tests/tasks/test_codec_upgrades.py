@@ -1,4 +1,4 @@
-"""Calls that the code of yesterday enqueued, run by that of today: what `docs/upgrades.md` says of upgrades."""
+"""Calls that the code of yesterday enqueued, run by that of today, as `docs/upgrades.md` says."""
 
 from __future__ import annotations
 

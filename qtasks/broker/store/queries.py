@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from operator import itemgetter
@@ -32,6 +33,25 @@ def by_position(text: str) -> tuple[str, Callable[[Params], tuple[Any, ...]]]:
     names = PARAMETER.findall(text)
     pick: Callable[[Params], Any] = itemgetter(*names)
     return PARAMETER.sub("?", text), pick if len(names) > 1 else lambda row: (pick(row),)
+
+
+ROWS_AT_ONCE = (64, 16, 4)
+"""How many rows one statement takes: few sizes, as each is prepared once. SQLite has parameters for 64."""
+_VALUES = re.compile(r"VALUES \(([^()]*)\)")
+
+
+@cache
+def by_rows(text: str, count: int) -> tuple[str, Callable[[Params], tuple[Any, ...]]] | None:
+    """Give a text that takes `count` rows, one behind the other; None for one without VALUES.
+
+    >>> text, values = by_rows("INSERT INTO t (a) VALUES (:a) ON CONFLICT DO NOTHING", 2)
+    >>> text
+    'INSERT INTO t (a) VALUES (?), (?) ON CONFLICT DO NOTHING'
+    """
+    if _VALUES.search(text) is None:
+        return None
+    positional, values = by_position(text)
+    return _VALUES.sub(lambda found: f"VALUES {', '.join([f'({found[1]})'] * count)}", positional), values
 
 
 @cache

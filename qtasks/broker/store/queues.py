@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from qtasks.broker.store.records import Stage
 from qtasks.errors import QuotaExceeded
 from qtasks.protocol.headers import QueueSpec
 from qtasks.protocol.shapes import QueueView
+from qtasks.values import dataclass
 
 UNLIMITED = 1 << 31
 PUBLISHED = ""  # the unnamed queue of messages that were published without one; never shown

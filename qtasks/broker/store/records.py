@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
 from qtasks.broker.store.extras import NO_EXTRAS, Extras
+from qtasks.values import dataclass
 
 Headers = tuple[tuple[str, str], ...]
 Lease = tuple[int, int]

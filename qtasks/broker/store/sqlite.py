@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import TypeVar
 
 from qtasks.broker.store.changes import Changes
@@ -22,7 +23,7 @@ from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
-from qtasks.broker.store.queries import by_position, load_queries
+from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries
 from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
@@ -57,11 +58,24 @@ class SqliteSession:
         return self._connection.execute(self._queries[query], params).rowcount
 
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
+        text = self._queries.get(f"{query}_many") or self._queries[query]
+        first = 0
+        # Each row of executemany lets go of the interpreter and has to win it back: many at once need not.
+        for count in ROWS_AT_ONCE:
+            at_once = by_rows(text, count) if len(rows) - first >= count else None
+            while at_once is not None and len(rows) - first >= count:
+                many, values = at_once
+                chunk = map(values, rows[first : first + count])
+                self._connection.execute(many, tuple(chain.from_iterable(chunk)))
+                first += count
+        self._one_by_one(self._queries[query], rows[first:])
+
+    def _one_by_one(self, text: str, rows: Sequence[Params]) -> None:
         if len(rows) == 1:  # executemany costs more than it saves
-            self._connection.execute(self._queries[query], rows[0])
+            self._connection.execute(text, rows[0])
         elif rows:
-            text, values = by_position(self._queries[query])
-            self._connection.executemany(text, map(values, rows))
+            positional, values = by_position(text)
+            self._connection.executemany(positional, map(values, rows))
 
     update_many = insert_many
     delete_many = insert_many

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store.records import Again, Claim, Dead, Delivered, Reply, Settlement
+from qtasks.protocol.shapes import State
 from tests.support.store import BROKEN, OK, Verbs, bodies
 
 WIDE: dict[str, Any] = {"queue": "wide", "parallelism": 100, "ordered": False}
@@ -27,6 +28,23 @@ def test_a_delivered_message_is_finished(store: Verbs) -> None:
 
     assert (store.queue("mail").lag, store.claim()) == (0, [])
     assert store.states(message_id) == "CREATED, ACTIVE, DELIVERED"
+
+
+def test_a_batch_of_any_size_goes_through_whole_and_in_order(store: Verbs) -> None:
+    count = 64 + 16 + 4 + 3  # whatever a database does with many rows at once, some are left
+    many = [store.message(b"%d" % n, task_id=f"tsk_{n}", result_ttl_ms=60_000, **WIDE) for n in range(count)]
+    store.store(*many)
+
+    claims = store.claim(count)
+    store.settle_all(
+        *(Settlement(each, Reply(200, body=each.body), Delivered(), each.started_at) for each in claims)
+    )
+
+    assert bodies(claims) == [b"%d" % n for n in range(count)]
+    assert {each.attempt for each in claims} == {1}
+    assert [store.result(f"tsk_{n}").value for n in range(count)] == [b"%d" % n for n in range(count)]
+    assert (store.queue("wide").lag, store.claim()) == (0, [])
+    assert len(store.log(states=frozenset({State.DELIVERED}))) == count
 
 
 def test_many_verdicts_are_recorded_together(store: Verbs) -> None:

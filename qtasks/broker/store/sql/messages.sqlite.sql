@@ -33,3 +33,10 @@ WHERE seq IN (SELECT value FROM json_each(:seqs))
 -- name: pending_finish
 DELETE FROM pending
 WHERE seq IN (SELECT value FROM json_each(:seqs))
+
+-- name: pending_lease_many
+UPDATE pending
+SET state = 1, attempt = v.column1, lease_epoch = v.column2, lease_owner = v.column3, lease_until = v.column4,
+    started_at = v.column5
+FROM (VALUES (:attempt, :epoch, :owner, :until, :now, :seq)) AS v
+WHERE pending.seq = v.column6
