@@ -17,6 +17,8 @@ from qtasks.broker.store.records import Claim, Reply
 
 Answer = tuple[Claim, Reply]
 LARGEST_STATUS = 999
+AHEAD = 4
+"""How many times as many claims a quick app has in hand as it runs at once."""
 
 
 class Deliverer(Protocol):
@@ -24,6 +26,10 @@ class Deliverer(Protocol):
 
     def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         """Give each claim's reply as soon as it is known, in the order of completion."""
+        ...
+
+    def window(self, concurrency: int) -> int:
+        """Say how many claims to have in hand, where no more than `concurrency` attempts are made at once."""
         ...
 
     def drop(self, claim: Claim) -> None:
@@ -42,17 +48,29 @@ Drop = Callable[[Claim], None]
 
 
 class InProcessDeliverer:
-    """Hands claims to the app in this process, on the app's own loop; no HTTP in between."""
+    """Hands claims to the app in this process, on the app's own loop; no HTTP in between.
+
+    As long as the app `is_quick`, it is handed more than it runs at once: a small task takes less time than
+    the store to record it and to give the next one.
+    """
 
     def __init__(
-        self, run: Run, app_loop: asyncio.AbstractEventLoop, drop: Drop = lambda claim: None
+        self,
+        run: Run,
+        app_loop: asyncio.AbstractEventLoop,
+        drop: Drop = lambda claim: None,
+        is_quick: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run = run
         self._app_loop = app_loop
         self._drop = drop
+        self._is_quick = is_quick
+
+    def window(self, concurrency: int) -> int:
+        return concurrency * AHEAD if self._is_quick() else concurrency
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
-        box = _Box(asyncio.get_running_loop())
+        box = _Box(asyncio.get_running_loop(), self._app_loop)
         try:
             self._app_loop.call_soon_threadsafe(self._run, claims, box.put)
         except RuntimeError:  # the app's loop is closed: it ended without stopping its node
@@ -74,10 +92,14 @@ class InProcessDeliverer:
 
 
 class _Box:
-    """Passes answers from the app's loop to the broker's, waking it once for as many as there are."""
+    """Passes answers from the app's loop to the broker's, waking it once for all of one turn of the app's.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    To wake it for each would have both threads take turns at the interpreter, which costs more than a task.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, app_loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._app_loop = app_loop
         self._answers: deque[Answer] = deque()
         self._filled = asyncio.Event()
         self._is_told = False
@@ -86,7 +108,10 @@ class _Box:
         self._answers.append((claim, reply))
         if not self._is_told:
             self._is_told = True
-            self._loop.call_soon_threadsafe(self._filled.set)
+            self._app_loop.call_soon(self._tell)  # once what is ready now has had its turn
+
+    def _tell(self) -> None:
+        self._loop.call_soon_threadsafe(self._filled.set)
 
     async def take(self) -> list[Answer]:
         await self._filled.wait()
@@ -102,15 +127,14 @@ class RoutedDeliverer:
         self._app = app
         self._http = http
 
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         """Claims of both kinds never come in one call: the dispatcher groups by `route`."""
         way = self._way(claims[0])
-        if way is None:
-            for each in claims:
-                yield each, Reply(0, error=NO_HTTP)
-            return
-        async for answer in way.deliver(claims):
-            yield answer
+        return _refuse(claims) if way is None else way.deliver(claims)
+
+    def window(self, concurrency: int) -> int:
+        way = self._app or self._http
+        return concurrency if way is None else way.window(concurrency)
 
     def drop(self, claim: Claim) -> None:
         way = self._way(claim)
@@ -126,11 +150,18 @@ class RoutedDeliverer:
                 await way.close()
 
 
+async def _refuse(claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    for each in claims:
+        yield each, Reply(0, error=NO_HTTP)
+
+
 NO_HTTP = "this broker cannot deliver over HTTP: install qtasks with its extra [broker]"
 
 
 def storable(reply: Reply) -> Reply:
     """Replace what no database and no JSON can carry: destinations answer whatever they like."""
+    if not reply.headers and reply.error is None and 0 <= reply.status <= LARGEST_STATUS:
+        return reply  # as nearly all that come from the app in this process
     error = None if reply.error is None else _clean(reply.error)
     # A library's own kind of text is no text to others.
     headers = tuple((_clean(str(name)), _clean(str(value))) for name, value in reply.headers)

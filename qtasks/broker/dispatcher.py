@@ -100,7 +100,7 @@ class Dispatcher:
         """Claim what is due, up to the free slots, and start its delivery."""
         self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
-            slots = self._config.concurrency - len(self._in_flight)
+            slots = self._window - len(self._in_flight)
             if slots <= 0 or self._may_not_claim:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
@@ -114,6 +114,11 @@ class Dispatcher:
             self._is_unsure = False
             self._start(claimed)
         return claimed
+
+    @property
+    def _window(self) -> int:
+        """How many claims to have in hand."""
+        return self._deliverer.window(self._config.concurrency)
 
     @property
     def _may_not_claim(self) -> bool:
@@ -278,7 +283,7 @@ class Dispatcher:
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
-            slots = self._config.concurrency - len(self._in_flight) + len(settlements)
+            slots = self._window - len(self._in_flight) + len(settlements)
             freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
             claim_too = self._claim_of(slots, freed_bytes)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
@@ -314,7 +319,7 @@ class Dispatcher:
             self._large_bytes -= _large_bytes(claim) if claim else 0
             self._alone_since.pop(each.claim.lease, None)
         self._start(claimed)
-        if len(self._in_flight) < self._config.concurrency or not all(map(_is_final, recorded)):
+        if len(self._in_flight) < self._window or not all(map(_is_final, recorded)):
             self._freed.set()  # there are slots left, or a new instant to wait for
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
         self._metrics.settled(recorded)
@@ -351,7 +356,7 @@ class Dispatcher:
             log.error("cannot claim", extra={"reason": str(error)})
             await self._first(self._clock.sleep(STORE_PAUSE_MS))
             return
-        if len(self._in_flight) >= self._config.concurrency:
+        if len(self._in_flight) >= self._window:
             await self._first(self._freed.wait())
         elif not claimed.claims and not claimed.ended:
             await self._first(self._database.changed(self._wait_ms(claimed.next_due_at)), self._freed.wait())

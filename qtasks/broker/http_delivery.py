@@ -127,6 +127,9 @@ class HttpDeliverer:
             for each in attempts:
                 each.cancel()
 
+    def window(self, concurrency: int) -> int:
+        return concurrency
+
     def drop(self, claim: Claim) -> None:
         limit = self._limits.get(claim.seq)
         if limit is not None and not limit.expired():

@@ -396,11 +396,12 @@ class QTasks:
         )
 
     def _engine_setup(self) -> EngineSetup:
-        runner = AppRunner(self._get_executor)
+        runner = AppRunner(self._get_executor, self._concurrency)
         return EngineSetup(
             app=self._name,
             run=runner.run,
             drop=runner.drop,
+            is_quick=runner.is_quick,
             config=BrokerConfig(concurrency=self._concurrency),
             ids=self._ids,
             timetable=self._timetable,

@@ -34,7 +34,8 @@ ABANDON_S = 2
 class EngineSetup:
     """What an embedded broker is made with.
 
-    `run` executes claims of `app` on the app's loop, and `drop` calls one off there.
+    `run` executes claims of `app` on the app's loop, and `drop` calls one off there; `is_quick` says of any
+    thread whether its tasks are so short that it should be handed more than it runs at once.
     """
 
     app: str
@@ -48,6 +49,7 @@ class EngineSetup:
     listen: tuple[str, int] | None = None
     """Where to serve the API on TCP too."""
     drop: Drop = lambda claim: None
+    is_quick: Callable[[], bool] = lambda: False
     rules: DestinationRules = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +156,7 @@ class Engine:
         try:
             self.broker.declare(setup.queues)
             synchronise(self.broker.schedules, setup.timetable())  # before any of them fires
-            in_process = InProcessDeliverer(setup.run, app_loop, setup.drop)
+            in_process = InProcessDeliverer(setup.run, app_loop, setup.drop, setup.is_quick)
             self._node = Node(
                 self.broker,
                 RoutedDeliverer(in_process, self._http()),

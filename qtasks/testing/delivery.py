@@ -63,6 +63,9 @@ class AsgiDeliverer:
         answers, self._answers = self._answers, []
         return answers
 
+    def window(self, concurrency: int) -> int:
+        return concurrency
+
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         for claim in claims:
             answer = claim, await self._attempt(claim)

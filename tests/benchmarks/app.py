@@ -12,7 +12,7 @@ from starlette.routing import Mount, Route
 
 from qtasks import QTasks, Queue
 
-tasks = QTasks(queues={"bench": Queue(parallelism=64)})
+tasks = QTasks(queues={"bench": Queue(parallelism=1000)})
 starts: list[float] = []
 done = 0
 

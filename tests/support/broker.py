@@ -99,6 +99,9 @@ class ScriptedDeliverer:
                 self._arrived.clear()
                 await self._arrived.wait()
 
+    def window(self, concurrency: int) -> int:
+        return concurrency
+
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         for claim in claims:
             self.attempts.append(claim)

@@ -63,6 +63,9 @@ class PatientDestinations:
         self.attempts: list[Claim] = []
         self._waiting: dict[str, asyncio.Future[Reply | None]] = {}
 
+    def window(self, concurrency: int) -> int:
+        return concurrency
+
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         for claim in claims:
             assert claim.id not in self._waiting, f"{claim.id} is attempted twice at once"

@@ -52,6 +52,9 @@ class Destinations:
         self._plan = plan
         self._dropped: dict[tuple[str, int], asyncio.Event] = {}
 
+    def window(self, concurrency: int) -> int:
+        return concurrency
+
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         for claim in claims:
             await self._life.weather.awake.wait()

@@ -1,0 +1,116 @@
+"""How an app runs what its own broker hands it: so many at once, the rest in turn, each answered once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+from qtasks.broker.delivery import AHEAD, InProcessDeliverer
+from qtasks.broker.store.records import Claim, Reply
+from qtasks.home.in_process import MEMORY, QUICK_NS, AppRunner, Pace
+from qtasks.tasks.answers import Answer
+from qtasks.tasks.execution import Delivery
+from tests.support.store import new_claim
+
+NOW = 1_700_000_000_000
+SOON_S = 10
+
+
+class HeldExecutor:
+    """Executes until it is let go on; remembers how many it had at once."""
+
+    def __init__(self) -> None:
+        self.begun: list[Delivery] = []
+        self.most = 0
+        self._inside = 0
+        self.released = asyncio.Event()
+
+    async def execute(self, delivery: Delivery) -> Answer:
+        self.begun.append(delivery)
+        self._inside += 1
+        self.most = max(self.most, self._inside)
+        await self.released.wait()
+        self._inside -= 1
+        return Answer(499 if delivery.cancellation.is_cancelled else 200, delivery.body)
+
+
+class Bench:
+    """A runner that runs two at a time, and what it has told."""
+
+    def __init__(self) -> None:
+        self.executor = HeldExecutor()
+        self.runner = AppRunner(lambda: cast("Any", self.executor), concurrency=2)
+        self.told: list[tuple[int, int]] = []
+        self._changed = asyncio.Event()
+
+    def run(self, *seqs: int) -> Sequence[Claim]:
+        """Hand it claims with these numbers."""
+        claims = [new_claim(now=NOW, seq=seq, id=f"msg_{seq}", body=b"%d" % seq, app="shop") for seq in seqs]
+        self.runner.run(claims, self._tell)
+        return claims
+
+    def _tell(self, claim: Claim, reply: Reply) -> None:
+        self.told.append((claim.seq, reply.status))
+        self._changed.set()
+
+    async def has_told(self, count: int) -> None:
+        """Wait until so many were answered."""
+        async with asyncio.timeout(SOON_S):
+            while len(self.told) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+async def test_no_more_run_at_once_than_may_and_the_others_have_their_turn_in_order() -> None:
+    bench = Bench()
+    bench.run(1, 2, 3)
+    bench.run(4, 5)
+    await asyncio.sleep(0)
+    assert [each.message_id for each in bench.executor.begun] == ["msg_1", "msg_2"]
+
+    bench.executor.released.set()
+    await bench.has_told(5)
+
+    assert bench.told == [(seq, 200) for seq in (1, 2, 3, 4, 5)]
+    assert bench.executor.most == 2
+
+
+async def test_what_is_called_off_before_its_turn_knows_it_when_it_comes() -> None:
+    bench = Bench()
+    *_, last = bench.run(1, 2, 3)
+    bench.runner.drop(last)
+
+    bench.executor.released.set()
+    await bench.has_told(3)
+
+    assert bench.told[-1] == (3, 499)
+
+
+def test_an_app_is_quick_once_its_tasks_were_and_no_longer_once_one_was_not() -> None:
+    pace = Pace()
+    seen = [pace.is_quick]
+    for _ in range(MEMORY):
+        pace.took(QUICK_NS // 10)
+    seen.append(pace.is_quick)
+    pace.took(100 * QUICK_NS)
+    seen.append(pace.is_quick)
+
+    assert seen == [False, True, False]
+
+
+def test_tasks_of_hours_are_forgotten_as_soon_as_others() -> None:
+    pace = Pace()
+    pace.took(3600 * 10**9)
+    for _ in range(10 * MEMORY):
+        pace.took(QUICK_NS // 10)
+
+    assert pace.is_quick
+
+
+async def test_a_quick_app_is_handed_more_than_it_runs_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    quick = InProcessDeliverer(lambda claims, tell: None, loop, is_quick=lambda: True)
+    slow = InProcessDeliverer(lambda claims, tell: None, loop)
+
+    assert (quick.window(64), slow.window(64)) == (64 * AHEAD, 64)
