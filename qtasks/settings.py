@@ -24,6 +24,7 @@ HOSTED_URL = "https://qstash.upstash.io"
 LIKE_HOSTED = "qstash+"
 """Before a URL: treat the broker there as hosted QStash."""
 KEY_NAMES = ("CURRENT_SIGNING_KEY", "NEXT_SIGNING_KEY")
+MOST_BATCH = 1000
 REGIONS = ("EU_CENTRAL_1", "US_EAST_1")
 
 
@@ -65,6 +66,8 @@ class Settings:
     """The app's own database, if calls in its transactions go out from there."""
     plan: str = "pay-as-you-go"
     """The plan of hosted QStash whose limits are checked at the start."""
+    batch: int = 100
+    """How many calls at most the app takes in one request of a standalone broker; 1 for each alone."""
     is_production: bool = False
     """Whether `QTASKS_ENV` says so: then nothing runs that is for development."""
 
@@ -92,6 +95,7 @@ class Settings:
             results=env.get("QTASKS_RESULTS", "").strip() or None,
             outbox=env.get("QTASKS_OUTBOX", "").strip() or None,
             plan=env.get("QTASKS_QSTASH_PLAN", "").strip() or "pay-as-you-go",
+            batch=check_batch(env.get("QTASKS_BATCH", "").strip() or "100"),
             is_production=env.get("QTASKS_ENV", "").strip().lower() == "production",
         )
 
@@ -215,6 +219,15 @@ def check_listen(text: str) -> tuple[str, int] | None:
             "For other machines run a broker of its own: qtasks broker --host"
         )
     return host, int(port)
+
+
+def check_batch(text: str) -> int:
+    """Read how many calls an app takes at once; raises `ConfigurationError`."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_BATCH):
+        raise ConfigurationError(
+            f"QTASKS_BATCH is {text!r}; it must be from 1, for each call alone, to {MOST_BATCH}"
+        )
+    return int(text)
 
 
 def check_durability(durability: str) -> str:

@@ -28,6 +28,10 @@ class Deliverer(Protocol):
         """Give each claim's reply as soon as it is known, in the order of completion."""
         ...
 
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        """Part claims into those that one call of `deliver` takes."""
+        ...
+
     def window(self, concurrency: int) -> int:
         """Say how many claims to have in hand, where no more than `concurrency` attempts are made at once."""
         ...
@@ -65,6 +69,9 @@ class InProcessDeliverer:
         self._app_loop = app_loop
         self._drop = drop
         self._is_quick = is_quick
+
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        return [claims]
 
     def window(self, concurrency: int) -> int:
         return concurrency * AHEAD if self._is_quick() else concurrency
@@ -128,9 +135,15 @@ class RoutedDeliverer:
         self._http = http
 
     def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
-        """Claims of both kinds never come in one call: the dispatcher groups by `route`."""
+        """Claims of both kinds never come in one call."""
         way = self._way(claims[0])
         return _refuse(claims) if way is None else way.deliver(claims)
+
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        in_process = [each for each in claims if each.app is not None]
+        others = [each for each in claims if each.app is None]
+        parts = [[each] for each in others] if self._http is None else self._http.part(others)
+        return [in_process, *parts] if in_process else parts
 
     def window(self, concurrency: int) -> int:
         way = self._app or self._http

@@ -16,11 +16,11 @@ RESERVED = frozenset(
 
 
 def delivery_headers(
-    claim: Claim, *, signature: str, region: str | None = None, key: str | None = None
+    claim: Claim, *, signature: str | None = None, region: str | None = None, key: str | None = None
 ) -> list[tuple[str, str]]:
     """Give the headers of one attempt; the broker's own names win over forwarded ones.
 
-    `key` is that of an API, which is stored nowhere.
+    `key` is that of an API, which is stored nowhere. A message of a batch has no signature of its own.
     """
     told = {
         "User-Agent": USER_AGENT,

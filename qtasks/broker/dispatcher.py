@@ -186,13 +186,10 @@ class Dispatcher:
         self._in_flight.update((each.lease, each) for each in claims)
         self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
-        in_process = [each for each in claims if each.app is not None]
-        groups = [in_process, *([each] for each in claims if each.app is None)]
-        for group in groups:
-            if group:
-                carrier = asyncio.create_task(self._carry(group))
-                self._carriers.add(carrier)
-                carrier.add_done_callback(self._carriers.discard)
+        for part in self._deliverer.part(claims):
+            carrier = asyncio.create_task(self._carry(part))
+            self._carriers.add(carrier)
+            carrier.add_done_callback(self._carriers.discard)
 
     async def _carry(self, claims: Sequence[Claim]) -> None:
         left = {each.lease: each for each in claims}

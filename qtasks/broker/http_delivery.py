@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -20,23 +21,30 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from qtasks.broker.addresses import Endpoint, call_url
+from qtasks.broker.batch_delivery import OK, BatchDelivery
+from qtasks.broker.batching import parted, written
 from qtasks.broker.config import ApiTarget
-from qtasks.broker.delivery import Answer
-from qtasks.broker.delivery_headers import delivery_headers
-from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, ResponseBudget
+from qtasks.broker.delivery import AHEAD, Answer
+from qtasks.broker.delivery_headers import USER_AGENT, delivery_headers
+from qtasks.broker.pace import Pace
+from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, Hold, ResponseBudget
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store.messages import LARGE_BYTES
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.broker.store.results import CANCELLED
-from qtasks.clock import Clock
+from qtasks.clock import Clock, stopwatch_ns
 from qtasks.errors import BadRequest
 from qtasks.ids import Ids
+from qtasks.protocol.batches import CONTENT_TYPE, batch_url
 from qtasks.protocol.signature import sign
 
 Body = bytes | BytesIO
 # Shorter than the 5 s after which uvicorn closes an idle connection: a request that meets the close
 # would be a failed attempt for nothing.
 KEEPALIVE_S = 3.0
+QUICK_NS = 100_000_000
+"""What answers within that is delivered together."""
+MOST_PACES = 1000
 
 
 class _RefusedAddress(OSError):
@@ -109,6 +117,8 @@ class HttpDeliverer:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._limits: dict[int, asyncio.Timeout] = {}
         self._dropped: set[int] = set()
+        self._paces: dict[str, Pace] = {}
+        self._batches: list[BatchDelivery] = []
 
     @property
     def response_budget_left(self) -> int:
@@ -116,21 +126,44 @@ class HttpDeliverer:
         return self._budget.left
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+        """Deliver one claim, or several in one request: those that `part` has put together."""
+        pace, began_at = self._pace(claims[0].url), stopwatch_ns()
         if len(claims) == 1:
-            yield claims[0], await self._attempt(claims[0])
+            reply = await self._attempt(claims[0])
+            pace.took(stopwatch_ns() - began_at)
+            yield claims[0], reply
             return
-        attempts = [asyncio.ensure_future(self._answer(each)) for each in claims]
+        batch = BatchDelivery(claims)
+        self._batches.append(batch)
+        hold = self._budget.growing()
         try:
-            for attempt in asyncio.as_completed(attempts):
-                yield await attempt
+            async for answer in batch.answers(
+                self._ask_together, self._whole, partial(self._grow, hold), hold
+            ):
+                pace.took(stopwatch_ns() - began_at)
+                yield answer
         finally:
-            for each in attempts:
-                each.cancel()
+            self._batches.remove(batch)
+
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        return parted(claims, lambda url: self._pace(url).is_quick)
 
     def window(self, concurrency: int) -> int:
-        return concurrency
+        """A batch takes the place of one attempt: as many claims more as it has messages are welcome."""
+        spared = sum(max(0, len(each.left) - 1) for each in self._batches)
+        return min(concurrency + spared, concurrency * AHEAD)
+
+    def _pace(self, url: str) -> Pace:
+        found = self._paces.get(url)
+        if found is None:
+            if len(self._paces) >= MOST_PACES:
+                self._paces.clear()  # they are learnt again at once
+            found = self._paces[url] = Pace(QUICK_NS)
+        return found
 
     def drop(self, claim: Claim) -> None:
+        for each in self._batches:
+            each.drop(claim)
         limit = self._limits.get(claim.seq)
         if limit is not None and not limit.expired():
             self._dropped.add(claim.seq)
@@ -139,9 +172,6 @@ class HttpDeliverer:
     async def close(self) -> None:
         for each in self._sessions.values():
             await each.close()
-
-    async def _answer(self, claim: Claim) -> Answer:
-        return claim, await self._attempt(claim)
 
     async def _attempt(self, claim: Claim) -> Reply:
         """Send once; whatever goes wrong on the way is a reply with status 0 (contract 4.3)."""
@@ -194,6 +224,45 @@ class HttpDeliverer:
             hold = self._budget.hold(len(answer))
             return Reply(response.status, headers, answer, error, truncated=is_cut, hold=hold)
 
+    async def _ask_together(self, claims: Sequence[Claim]) -> aiohttp.client._RequestContextManager:
+        """Send claims to where their destination takes them together."""
+        endpoint, url = call_url(batch_url(claims[0].url))
+        self._check(endpoint)
+        body = written(claims, self._region)
+        headers = {
+            "User-Agent": USER_AGENT,
+            "Content-Type": CONTENT_TYPE,
+            "Accept-Encoding": "identity",
+            "Upstash-Signature": self._sign(batch_url(claims[0].url), body),
+        }
+        session = await self._session(endpoint.scheme)
+        return session.post(
+            URL(url, encoded=True),
+            data=BytesIO(body) if len(body) > LARGE_BYTES else body,
+            headers=headers,
+            allow_redirects=False,
+        )
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> Reply:
+        """Read an answer that is one for all, such as that the app is full, or has no place for batches."""
+        answer, is_cut = await self._read(response)
+        headers = tuple((str(name), value) for name, value in response.headers.items())
+        return Reply(
+            response.status if response.status != OK else 0,  # no message was answered
+            headers,
+            answer,
+            f"unexpected status {response.status} to a batch",
+            truncated=is_cut,
+            is_alone_next=True,
+            hold=self._budget.hold(len(answer)),
+        )
+
+    async def _grow(self, hold: Hold, by: int) -> bool:
+        """Take room for more of the answers to a batch; they share what one answer has for free."""
+        granted = await self._granted(hold.held, by)
+        hold.grow(granted)
+        return granted == by
+
     async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
         """Read what there is room for, and say whether that was not all; the rest stays on the wire."""
         body = BytesIO()  # gives its bytes away without copying them
@@ -221,17 +290,14 @@ class HttpDeliverer:
         return granted
 
     def _headers(self, claim: Claim) -> list[tuple[str, str]]:
-        signature = sign(
-            claim.url,
-            claim.body,
-            key=self._signing_key(),
-            now=self._clock.now(),
-            jti=self._ids.token_id(),
-        )
+        signature = self._sign(claim.url, claim.body)
         api = self._apis.get(claim.extras.api or "")
         return delivery_headers(
             claim, signature=signature, region=self._region, key=None if api is None else api.key
         )
+
+    def _sign(self, url: str, body: bytes) -> str:
+        return sign(url, body, key=self._signing_key(), now=self._clock.now(), jti=self._ids.token_id())
 
     async def _session(self, scheme: str) -> aiohttp.ClientSession:
         if scheme not in self._sessions:

@@ -255,6 +255,7 @@ def _extras(outgoing: Outgoing, api: str | None) -> Extras:
         api,
         outgoing.fired_at,
         options.expires_at,
+        options.batch,
     )
     asked = ASKED(options)
     if asked == NOTHING_ASKED and not any(given):

@@ -42,6 +42,10 @@ class ResponseBudget:
         """Take back what an answer of `held` bytes was granted."""
         self._returned.append(max(0, held - self._free))
 
+    def growing(self) -> Hold:
+        """Give what takes back the grants of several answers that are read as one; it `grows` with them."""
+        return Hold(self, 0)
+
     def hold(self, held: int) -> Hold | None:
         """Give what takes back the grant of an answer once it is forgotten; None if it was granted none."""
         return Hold(self, held) if held > self._free else None
@@ -55,6 +59,15 @@ class Hold:
     def __init__(self, budget: ResponseBudget, held: int) -> None:
         self._budget = budget
         self._held = held
+
+    @property
+    def held(self) -> int:
+        """How many bytes there are."""
+        return self._held
+
+    def grow(self, by: int) -> None:
+        """Note that more was granted."""
+        self._held += by
 
     def __del__(self) -> None:
         self._budget.give_back(self._held)

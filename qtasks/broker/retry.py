@@ -51,7 +51,8 @@ def judge(
         return Dead()
     if claim.attempt > claim.max_retries:
         return Dead()
-    return Again(now + _delay_ms(claim, reply, now, 0 if strict else fraction, longest_ms))
+    at = now + _delay_ms(claim, reply, now, 0 if strict else fraction, longest_ms)
+    return Again(at, interrupted=reply.is_alone_next)
 
 
 def _may_go_uncounted(claim: Claim, marker: str, now: int) -> bool:

@@ -425,6 +425,7 @@ class QTasks:
             clock=self._clock,
             ids=self._ids,
             trace=self._tracing.trace,
+            batch=self._settings.batch if self._settings.home is HomeKind.HTTP else None,
         )
         return Caller(self._home, self._home, packer, self._clock, self._tracing, self._outlet())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from qtasks.broker.pace import Pace
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.clock import stopwatch_ns
 from qtasks.protocol.headers import SCHEDULED_AT
@@ -14,14 +15,11 @@ from qtasks.tasks.answers import uncounted
 from qtasks.tasks.cancellation import Cancellation
 from qtasks.tasks.envelope import SIGNATURE_HEADER
 from qtasks.tasks.execution import Delivery, Executor
+from qtasks.tasks.turns import Turns
 
 log = logging.getLogger("qtasks.app")
 
 QUICK_NS = 5_000_000
-MOST_NS = 1_000_000_000
-"""A longer one counts as one of this length: hours would not be forgotten for as many."""
-MEMORY = 16
-"""The mean is about that of the last so many."""
 Tell = Callable[[Claim, Reply], None]
 
 
@@ -30,11 +28,9 @@ class AppRunner:
 
     def __init__(self, executor: Callable[[], Executor], concurrency: int) -> None:
         self._executor = executor
-        self._concurrency = concurrency
-        self._waiting: deque[tuple[Claim, Tell]] = deque()
-        self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._turns = Turns(concurrency)
         self._cancellations: dict[tuple[int, int], Cancellation] = {}
-        self._pace = Pace()
+        self._pace = Pace(QUICK_NS)
 
     def is_quick(self) -> bool:
         """Say whether tasks are so short that claims may wait here; from any thread."""
@@ -43,21 +39,8 @@ class AppRunner:
     def run(self, claims: Sequence[Claim], tell: Tell) -> None:
         """Run all claims; `tell` is called once for each, on this loop."""
         for claim in claims:
-            self._cancellations[_attempt(claim)] = Cancellation()
-            self._waiting.append((claim, tell))
-        self._fill()
-
-    def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._concurrency:
-            claim, tell = self._waiting.popleft()
-            work = self._run(claim, tell, self._cancellations[_attempt(claim)])
-            task = asyncio.get_running_loop().create_task(work)
-            self._running.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._fill()
+            self._cancellations[_attempt(claim)] = cancellation = Cancellation()
+            self._turns.add(partial(self._run, claim, tell, cancellation))
 
     def drop(self, claim: Claim) -> None:
         """Call off the attempt that is being made for a claim; its reply is told as any other."""
@@ -87,22 +70,6 @@ class AppRunner:
             self._pace.took(stopwatch_ns() - began_at)
         problem = None if answer.status == 200 else f"unexpected status {answer.status}"
         tell(claim, Reply(answer.status, answer.headers, answer.body, problem))
-
-
-class Pace:
-    """How long tasks of this process take, those of late above all."""
-
-    def __init__(self) -> None:
-        self._mean_ns = float(QUICK_NS * 2)  # not quick until some have shown it
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether they are short: what waits behind as many as may wait here hardly notices."""
-        return self._mean_ns < QUICK_NS
-
-    def took(self, ns: int) -> None:
-        """Learn how long one took."""
-        self._mean_ns += (min(ns, MOST_NS) - self._mean_ns) / MEMORY
 
 
 def _attempt(claim: Claim) -> tuple[int, int]:

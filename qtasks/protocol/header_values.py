@@ -23,6 +23,7 @@ MAX_LABEL_BYTES = 256
 MAX_DEDUP_ID_BYTES = 1024
 
 # As seconds still below 2^63 milliseconds, and exact in a client's double.
+MOST_IN_BATCH = 1000
 _MOST_DIGITS = 15
 _DIGITS = re.compile("[0-9]+")
 _ID = re.compile("[A-Za-z0-9._-]{1,128}")
@@ -35,6 +36,14 @@ def read_count(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise InvalidValue(f"must have at most {_MOST_DIGITS} digits, unlike {quoted(text)}")
     return int(text)
+
+
+def read_batch(text: str) -> int:
+    """Read how many messages a destination takes in one request."""
+    count = read_count(text)
+    if not 1 <= count <= MOST_IN_BATCH:
+        raise InvalidValue(f"must be from 1 to {MOST_IN_BATCH}, not {quoted(text)}")
+    return count
 
 
 def read_seconds(text: str) -> int:

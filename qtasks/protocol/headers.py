@@ -75,6 +75,8 @@ class Options:
     catch_up: str | None = None
     overlap: str | None = None
     expires_after_ms: int | None = None
+    batch: int | None = None
+    """With how many others, at most, its destination takes it in one request."""
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -153,6 +155,7 @@ ROWS = (
     Row("Qtasks-Catch-Up", "catch_up", values.read_catch_up, str),
     Row("Qtasks-Overlap", "overlap", values.read_overlap, str),
     Row("Qtasks-Expires-After", "expires_after_ms", values.read_timeout, format_duration),
+    Row("Qtasks-Batch", "batch", values.read_batch, str),
 )
 
 CALLBACKS = (("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback"))

@@ -57,7 +57,9 @@ class Packer:
         clock: Clock,
         ids: Ids,
         trace: Callable[[], Trace | None] = trace_here,
+        batch: int | None = None,
     ) -> None:
+        self._batch = batch
         self._trace = trace
         self._signer = signer
         self._destination = destination
@@ -180,6 +182,7 @@ class Packer:
                 result_ttl_ms=envelope.result_ttl_ms,
                 queue=None if queue is None else self._queues.get(queue, UNDECLARED),
                 flow=flow,
+                batch=self._batch,
             ),
             queue=queue,
         )

@@ -7,9 +7,10 @@ app's configured address. The Host header decides nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -17,12 +18,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qtasks.clock import Clock
-from qtasks.errors import SignatureError
+from qtasks.errors import InvalidValue, SignatureError
+from qtasks.protocol.batches import BATCH, read_deliveries
 from qtasks.protocol.signature import verify
 from qtasks.tasks.answers import UNCOUNTED, Answer, uncounted
-from qtasks.tasks.cancellation import Cancellation
+from qtasks.tasks.batches import BatchRun
 from qtasks.tasks.envelope import SIGNATURE_HEADER
 from qtasks.tasks.execution import Delivery, Executor
+from qtasks.tasks.turns import Turns
 
 RUN = "run"
 FAILED = "failed"
@@ -30,6 +33,9 @@ CLOCK_TOLERANCE_S = 5  # two machines' clocks are never quite the same
 MAX_BODY = 64 * 1024 * 1024
 SEEN_MS = 1000 * (300 + 2 * CLOCK_TOLERANCE_S)
 MOST_SEEN = 1_000_000
+MOST_WAITING = 4
+"""How many times as many messages of batches may wait as run at once."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class WebhookKeys:
 
 
 class Webhook:
-    """Answers `POST …/run`. Closed (503) as long as `keys` are None.
+    """Answers `POST …/run`, and `…/batch` with several messages. Closed (503) as long as `keys` are None.
 
     With `failures` it also takes `POST …/failed`, by which a broker tells what it has given up.
     """
@@ -68,12 +74,16 @@ class Webhook:
         self._concurrency = concurrency
         self._clock = clock
         self._inside = 0
+        self._turns = Turns(concurrency)
         self._seen = _Seen()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
             answer = await self._answer(request)
+            if isinstance(answer, BatchRun):
+                await _until_gone(request, answer.answer(send), answer.cancel)
+                return
         except ClientDisconnect:
             return
         headers = dict(answer.headers)
@@ -83,10 +93,10 @@ class Webhook:
         response = Response(answer.body, answer.status, headers, "application/json")
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: Request) -> Answer | BatchRun:
         # The last segment: what stands before it depends on where this app is mounted.
         name = request.scope["path"].rstrip("/").rpartition("/")[2]
-        if name != RUN and (name != FAILED or self._failures is None):
+        if name not in (RUN, BATCH) and (name != FAILED or self._failures is None):
             return _error(404, "nothing is here; deliveries go to …/run")
         if request.method != "POST":
             return _error(405, "deliveries are POST requests", {"Allow": "POST"})
@@ -99,7 +109,7 @@ class Webhook:
         token = request.headers.get("upstash-signature")
         if not token:  # before its body is read: strangers get neither memory nor a slot
             return _error(401, "the delivery is not signed: header Upstash-Signature is missing")
-        if self._inside >= self._concurrency:
+        if self._is_full(name):
             return uncounted(429, "full", "all slots of this process are taken", 1)
         self._inside += 1
         try:
@@ -107,7 +117,15 @@ class Webhook:
         finally:
             self._inside -= 1
 
-    async def _checked(self, request: Request, token: str, keys: Sequence[str], url: str) -> Answer:
+    def _is_full(self, name: str) -> bool:
+        """Whether there is no slot; the messages of a batch take turns, and some of them may wait."""
+        if name == BATCH:
+            return self._turns.waiting >= MOST_WAITING * self._concurrency
+        return self._inside + self._turns.running >= self._concurrency
+
+    async def _checked(
+        self, request: Request, token: str, keys: Sequence[str], url: str
+    ) -> Answer | BatchRun:
         body = await _read(request)
         if body is None:
             return _error(413, f"the body is larger than {MAX_BODY} bytes")
@@ -125,6 +143,11 @@ class Webhook:
             return _error(403, str(error))
         if self._failures is not None and url.endswith(f"/{FAILED}"):
             return await self._failures(body)
+        if url.endswith(f"/{BATCH}"):
+            try:
+                return BatchRun(self._executor, read_deliveries(body), self._turns)
+            except InvalidValue as error:
+                return _error(400, str(error))
         delivery = Delivery(
             message_id=request.headers.get("upstash-message-id", ""),
             body=body,
@@ -132,25 +155,26 @@ class Webhook:
             retried=_number(request.headers.get("upstash-retried", "0")),
             headers=request.headers,
         )
-        return await self._until_gone(request, delivery)
-
-    async def _until_gone(self, request: Request, delivery: Delivery) -> Answer:
-        """Execute; once the broker has dropped the request, the attempt is called off."""
-        watching = asyncio.create_task(_watch(request.receive, delivery.cancellation))
-        try:
-            answer = await self._executor().execute(delivery)
-        finally:
-            watching.cancel()
+        answer = await _until_gone(request, self._executor().execute(delivery), delivery.cancellation.cancel)
         if delivery.cancellation.is_cancelled:
             raise ClientDisconnect  # nobody is there to be answered
         return answer
 
 
-async def _watch(receive: Receive, cancellation: Cancellation) -> None:
+async def _until_gone(request: Request, work: Coroutine[Any, Any, T], cancel: Callable[[], None]) -> T:
+    """Do it; once the broker has dropped the request, what is done for it is called off."""
+    watching = asyncio.create_task(_watch(request.receive, cancel))
+    try:
+        return await work
+    finally:
+        watching.cancel()
+
+
+async def _watch(receive: Receive, cancel: Callable[[], None]) -> None:
     """Wait for the request to be dropped: there is nothing else left to be received."""
     message = await receive()
     if message["type"] == "http.disconnect":
-        cancellation.cancel()
+        cancel()
 
 
 class _Seen:

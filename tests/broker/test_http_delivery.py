@@ -481,19 +481,7 @@ async def test_a_redirect_to_a_refused_address_is_not_followed(
     assert (reply.status, len(server.requests)) == (302, 1)
 
 
-# --- many at once ---------------------------------------------------------------------------------
-
-
-async def test_of_several_claims_each_is_answered_as_soon_as_it_can_be(
-    deliverer: HttpDeliverer, server: WireServer
-) -> None:
-    async with WireServer() as slow:
-        slow.answers.append(HANG)
-        claims = [claim(slow.url, seq=1, timeout_ms=SHORT_MS), claim(server.url, seq=2)]
-
-        order = [(each.seq, reply.status) async for each, reply in deliverer.deliver(claims)]
-
-    assert order == [(2, 200), (1, 0)]
+# --- giving up ------------------------------------------------------------------------------------
 
 
 async def test_giving_up_a_delivery_closes_its_connection(

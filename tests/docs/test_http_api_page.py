@@ -131,6 +131,7 @@ SAMPLES = {
     "Qtasks-Catch-Up": "none",
     "Qtasks-Overlap": "skip",
     "Qtasks-Expires-After": "10m",
+    "Qtasks-Batch": "9",
     "Qtasks-Task-Id": "t",
     "Qtasks-Result-TTL": "60",
     "Qtasks-Not-Before": "1000",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from qtasks.broker.delivery import AHEAD, InProcessDeliverer
+from qtasks.broker.pace import MEMORY, Pace
 from qtasks.broker.store.records import Claim, Reply
-from qtasks.home.in_process import MEMORY, QUICK_NS, AppRunner, Pace
+from qtasks.home.in_process import QUICK_NS, AppRunner
 from qtasks.tasks.answers import Answer
 from qtasks.tasks.execution import Delivery
 from tests.support.store import new_claim
@@ -88,7 +89,7 @@ async def test_what_is_called_off_before_its_turn_knows_it_when_it_comes() -> No
 
 
 def test_an_app_is_quick_once_its_tasks_were_and_no_longer_once_one_was_not() -> None:
-    pace = Pace()
+    pace = Pace(QUICK_NS)
     seen = [pace.is_quick]
     for _ in range(MEMORY):
         pace.took(QUICK_NS // 10)
@@ -100,7 +101,7 @@ def test_an_app_is_quick_once_its_tasks_were_and_no_longer_once_one_was_not() ->
 
 
 def test_tasks_of_hours_are_forgotten_as_soon_as_others() -> None:
-    pace = Pace()
+    pace = Pace(QUICK_NS)
     pace.took(3600 * 10**9)
     for _ in range(10 * MEMORY):
         pace.took(QUICK_NS // 10)

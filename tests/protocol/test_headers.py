@@ -51,6 +51,7 @@ SAMPLES = [
     ("Qtasks-Catch-Up", "all", Options(catch_up="all")),
     ("Qtasks-Overlap", "Skip", Options(overlap="skip")),
     ("Qtasks-Expires-After", "10m", Options(expires_after_ms=600_000)),
+    ("Qtasks-Batch", "100", Options(batch=100)),
     ("Upstash-Callback", "https://c.example/?a=,b", Options(callback=Callback("https://c.example/?a=,b"))),
     ("Upstash-Failure-Callback", "http://f", Options(failure_callback=Callback("http://f"))),
     ("Upstash-Forward-X-Api-KEY", "k", Options(forward=(("X-Api-Key", "k"),))),

@@ -99,6 +99,11 @@ class ScriptedDeliverer:
                 self._arrived.clear()
                 await self._arrived.wait()
 
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        in_process = [each for each in claims if each.app is not None]
+        parts = [[each] for each in claims if each.app is None]
+        return [in_process, *parts] if in_process else parts
+
     def window(self, concurrency: int) -> int:
         return concurrency
 

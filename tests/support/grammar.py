@@ -143,4 +143,5 @@ OF_HEADERS: dict[str, Texts] = {
     "Qtasks-Catch-Up": st.sampled_from(["latest", "All", "none"]),
     "Qtasks-Overlap": st.sampled_from(["allow", "Skip"]),
     "Qtasks-Expires-After": DURATIONS,
+    "Qtasks-Batch": st.integers(1, 1000).map(str),
 }

@@ -63,6 +63,9 @@ class PatientDestinations:
         self.attempts: list[Claim] = []
         self._waiting: dict[str, asyncio.Future[Reply | None]] = {}
 
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        return [[each] for each in claims]
+
     def window(self, concurrency: int) -> int:
         return concurrency
 

@@ -393,7 +393,7 @@ async def test_only_posts_are_deliveries(method: str) -> None:
     assert (answer.status_code, answer.headers["Allow"], gate.shop.ran) == (405, "POST", [])
 
 
-@pytest.mark.parametrize("path", ["/", "/runs", "/run/now", "/RUN", "/batch", "/run%2Fx"])
+@pytest.mark.parametrize("path", ["/", "/runs", "/run/now", "/RUN", "/batches", "/run%2Fx"])
 async def test_nothing_is_at_any_other_path(path: str) -> None:
     gate = Gate()
 

@@ -14,7 +14,7 @@ from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import Callback, Options, parse_options, render_options
 from qtasks.protocol.redact import Redaction
 
-PLAIN = ("group", "endpoint", "schedule_id", "api", "fired_at", "expires_at")
+PLAIN = ("group", "endpoint", "schedule_id", "api", "fired_at", "expires_at", "batch")
 OPTIONS = ("flow", "redact", "callback", "failure_callback")
 
 
@@ -33,6 +33,8 @@ class Extras:
     api: str | None = None
     fired_at: int | None = None
     expires_at: int | None = None
+    batch: int | None = None
+    """With how many others, at most, its destination takes it in one request."""
     flow: FlowSpec | None = None
     redact: Redaction | None = None
     callback: Callback | None = None
@@ -51,6 +53,11 @@ def pack_extras(extras: Extras) -> bytes | None:
     """Write extras as they are stored; None if there are none."""
     if extras is NO_EXTRAS or extras == NO_EXTRAS:  # nearly always, and comparing costs
         return None
+    return _packed(extras)
+
+
+@lru_cache(maxsize=256)  # the messages of one sender mostly have the same
+def _packed(extras: Extras) -> bytes:
     members: dict[str, object] = {name: getattr(extras, name) for name in PLAIN if getattr(extras, name)}
     options = render_options(Options(**{name: getattr(extras, name) for name in OPTIONS}))
     if options:

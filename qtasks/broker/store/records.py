@@ -136,6 +136,8 @@ class Reply:
     error: str | None = None
     truncated: bool = False
     """The answer was longer than we keep; `body` is its beginning."""
+    is_alone_next: bool = False
+    """It was lost among others, and may have broken them off: the next attempt goes alone."""
     hold: object = field(default=None, repr=False, compare=False)
     """What gives back the room that the body takes, once nobody has the reply any more."""
 

@@ -17,6 +17,7 @@ KNOWN = (
     "QTASKS_API_EMAIL_KEY",
     "QTASKS_API_LLM_KEY",
     "QTASKS_APP",
+    "QTASKS_BATCH",
     "QTASKS_BROKER",
     "QTASKS_CURRENT_SIGNING_KEY",
     "QTASKS_DURABILITY",
@@ -37,6 +38,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 NEW_SECRET = "python -c 'import secrets; print(secrets.token_hex(32))'"
 ODD = "\"' \t\r\n"
 USED_BY = {
+    "QTASKS_BATCH": (HomeKind.HTTP,),
     "QTASKS_DURABILITY": (HomeKind.SQLITE,),
     "QTASKS_LISTEN": (HomeKind.SQLITE, HomeKind.POSTGRES),
     "QTASKS_QSTASH_PLAN": (HomeKind.HOSTED,),

@@ -10,7 +10,14 @@ from qtasks.broker.api.flow_control import MOST
 from qtasks.broker.api.openapi.bodies import DEAD_CURSOR, LOGGED, NAME, URL
 from qtasks.broker.api.openapi.schemas import Json, list_of
 from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, MAX_FLOW_KEY_BYTES
-from qtasks.protocol.header_values import CATCH_UP, MAX_DEDUP_ID_BYTES, METHODS, OVERLAP, UNIQUE
+from qtasks.protocol.header_values import (
+    CATCH_UP,
+    MAX_DEDUP_ID_BYTES,
+    METHODS,
+    MOST_IN_BATCH,
+    OVERLAP,
+    UNIQUE,
+)
 from qtasks.protocol.headers import ROWS
 from qtasks.protocol.shapes import State
 
@@ -95,6 +102,11 @@ _SETTINGS: dict[str, tuple[Json, object, str]] = {
         _DURATION,
         "10m",
         "How long after its fire a message may still start.",
+    ),
+    "batch": (
+        {"type": "integer", "minimum": 1, "maximum": MOST_IN_BATCH},
+        100,
+        "How many messages at most the destination takes in one request.",
     ),
 }
 # OpenAPI describes the content type with the body.

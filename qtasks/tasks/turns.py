@@ -1,0 +1,44 @@
+"""`Turns`: so many coroutines at once, and the others in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Turns:
+    """Runs coroutines as tasks of the loop on which they are added; each ends in its own good time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[Work] = deque()
+        self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+
+    @property
+    def running(self) -> int:
+        """How many have begun and not ended."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many have not begun."""
+        return len(self._waiting)
+
+    def add(self, work: Work) -> None:
+        """Run it, now or when its turn comes; what it raises is asyncio's to tell."""
+        self._waiting.append(work)
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self._most:
+            task = asyncio.get_running_loop().create_task(self._waiting.popleft()())
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._fill()

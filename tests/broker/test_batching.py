@@ -1,0 +1,73 @@
+"""Which claims are delivered together: those that ask for it, can stand it, and go to somebody quick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qtasks.broker.batching import MOST_BYTES, parted
+from qtasks.broker.retry import judge
+from qtasks.broker.store.extras import Extras
+from qtasks.broker.store.messages import LARGE_BYTES
+from qtasks.broker.store.records import Again, Claim, Reply
+from tests.support.store import new_claim
+
+NOW = 1_700_000_000_000
+ASKING = Extras(batch=3)
+URL = "https://app.example/qtasks/run"
+
+
+def asking(seq: int, **changes: Any) -> Claim:
+    """A claim that may be batched with two others."""
+    usual = {"url": URL, "ordered": False, "extras": ASKING}
+    return new_claim(now=NOW, seq=seq, id=f"msg_{seq}", **{**usual, **changes})
+
+
+def parts(*claims: Claim, is_quick: bool = True) -> list[list[int]]:
+    """Give the numbers of what goes together."""
+    return [[each.seq for each in part] for part in parted(claims, lambda url: is_quick)]
+
+
+def test_those_that_ask_go_together_up_to_as_many_as_they_say() -> None:
+    assert parts(*map(asking, range(7))) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_nobody_goes_together_to_a_destination_that_is_not_quick() -> None:
+    assert parts(asking(1), asking(2), is_quick=False) == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extras": Extras()},
+        {"ordered": True},
+        {"max_retries": 0},
+        {"interrupted": 1},
+        {"method": "PUT"},
+        {"body": b"x" * (LARGE_BYTES + 1)},
+        {"extras": Extras(batch=3, api="llm")},
+    ],
+)
+def test_whoever_would_suffer_by_it_goes_alone(changes: dict[str, Any]) -> None:
+    assert parts(asking(1), asking(2, **changes), asking(3)) == [[1, 3], [2]]
+
+
+def test_other_destinations_and_other_timeouts_go_in_batches_of_their_own() -> None:
+    found = parts(asking(1), asking(2, url=f"{URL}2"), asking(3, timeout_ms=1), asking(4))
+
+    assert found == [[1, 4], [2], [3]]
+
+
+def test_a_batch_is_no_longer_than_a_request_should_be() -> None:
+    body = b"x" * LARGE_BYTES
+    many = [asking(n, body=body, extras=Extras(batch=1000)) for n in range(20)]
+
+    assert [len(each) for each in parts(*many)] == [MOST_BYTES // LARGE_BYTES, 20 - MOST_BYTES // LARGE_BYTES]
+
+
+def test_what_lost_its_line_goes_alone_the_next_time() -> None:
+    verdict = judge(asking(1), Reply(0, error="lost", is_alone_next=True), NOW, 0.0)
+
+    assert isinstance(verdict, Again)
+    assert (verdict.counted, verdict.interrupted) == (True, True)
