@@ -136,6 +136,13 @@ def delay(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(os.getpid()))
 
 
+def delay_many(request: Request) -> JSONResponse:
+    """Enqueue many calls at once: `POST /delay_many/count/{how many}`; answers their keys."""
+    keys = [f"k{number}" for number in range(int(request.path_params["count"]))]
+    count.delay_many(count.call(key) for key in keys)
+    return JSONResponse(keys)
+
+
 async def delay_in_loop(request: Request) -> PlainTextResponse:
     """Enqueue from inside the running event loop."""
     return delay(request)
@@ -172,6 +179,7 @@ def result(request: Request) -> JSONResponse:
 
 app = Starlette(
     routes=[
+        Route("/delay_many/count/{count:int}", delay_many, methods=["POST"]),
         Route("/delay/{task}/{key}", delay, methods=["POST"]),
         Route("/delay-in-loop/{task}/{key}", delay_in_loop, methods=["POST"]),
         Route("/fork/{key}", fork, methods=["POST"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from qtasks.broker.delivery import AHEAD
 from tests.support.ledger import DONE, Start, balance, read_ledger
 from tests.support.load import Load
 from tests.support.processes import AppProcess, BrokerProcess, Processes
@@ -23,6 +25,8 @@ BOUND_S = 1.0
 LONG_TASKS = 8
 POISON_STARTS = 3  # the app declares two retries
 NEIGHBOURS = 12
+BACKLOG = 1000
+KILLS = 3
 BEFORE_KILL = 40  # messages accepted before the app is killed
 
 
@@ -133,6 +137,29 @@ def await_starts(ledger: Path, count: int, *of: AppProcess | BrokerProcess) -> l
         return starts if len(starts) >= count else None
 
     return eventually(enough, f"{count} starts", of=of)
+
+
+@pytest.mark.parametrize("batch", [1, 100], ids=["alone", "together"])
+def test_an_app_that_is_killed_again_and_again_runs_its_backlog(processes: Processes, batch: int) -> None:
+    """Its calls go out together once it has been quick, and each of them is run again that was lost."""
+    broker = processes.broker()
+    app = processes.remote_app(broker, batch=batch)
+    port = httpx.URL(app.url).port
+    with httpx.Client(timeout=60, trust_env=False) as http:
+        keys = http.post(f"{app.url}/delay_many/count/{BACKLOG}").raise_for_status().json()
+    for killed in range(1, KILLS + 1):
+        await_starts(processes.ledger, killed * BACKLOG // (KILLS + 2), app, broker)
+        app.kill()
+        app = processes.remote_app(broker, port, batch=batch)
+    with broker.api() as api:
+        eventually(lambda: api.lag() == 0, "an end of all work", of=[broker, app])
+        assert api.dead() == []
+    starts = read_ledger(processes.ledger)
+
+    assert {each.key for each in starts if each.status == DONE} == set(keys)
+    again = Counter(each.key for each in starts) - Counter(keys)
+    assert again.total() <= KILLS * 64 * AHEAD  # what was in flight
+    assert ("/qtasks/batch" in app.output) == (batch > 1)
 
 
 def test_a_killed_app_of_a_standalone_broker_is_given_its_tasks_again(processes: Processes) -> None:

@@ -237,9 +237,12 @@ class Processes:
         return self._keep(Process(self._name("python"), command, self.folder, settings))
 
     def remote_app(
-        self, broker: BrokerProcess, port: int | None = None, options: Sequence[str] = ()
+        self, broker: BrokerProcess, port: int | None = None, options: Sequence[str] = (), batch: int = 100
     ) -> AppProcess:
-        """Start the app with a standalone broker, at a free port or this one, and wait until it is up."""
+        """Start the app with a standalone broker, at a free port or this one, and wait until it is up.
+
+        It takes up to `batch` calls in one request.
+        """
         port, keys = port or free_port(), read_keys(self.store)
         env = {
             "QTASKS_BROKER": broker.url,
@@ -248,6 +251,7 @@ class Processes:
             "QTASKS_NEXT_SIGNING_KEY": keys["QSTASH_NEXT_SIGNING_KEY"],
             "QTASKS_SECRET": keys["QTASKS_SECRET"],
             "QTASKS_PUBLIC_URL": f"http://127.0.0.1:{port}/qtasks",
+            "QTASKS_BATCH": str(batch),
         }
         return self.app("--port", str(port), *options, env=env)
 
