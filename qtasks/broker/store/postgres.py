@@ -117,9 +117,8 @@ class PostgresDatabase:
     def look(self, work: Work[T]) -> T:
         self._check_alive()
         with self._reading:
-            connection = self._reader()
+            connection = self._begin_reading()
             try:
-                connection.execute(self.place.begin_reading)
                 result = work(PostgresSession(connection, self._queries))
                 connection.execute(b"COMMIT")
             except BaseException as error:
@@ -171,8 +170,40 @@ class PostgresDatabase:
         with suppress(StoreError):
             self.run(lambda session: session.announce())
 
-    def _reader(self) -> psycopg.Connection[Any]:
-        return self._readers.pop() if self._readers else store_link(self.place)
+    def _begin_reading(self) -> psycopg.Connection[Any]:
+        begin = self.place.begin_reading
+        connection = self._begun(self._readers.pop(), begin) if self._readers else None
+        return connection or self._newly_begun(store_link, begin)
+
+    def _begin_writing(self) -> psycopg.Connection[Any]:
+        begin = self.place.begin_writing(self.presence.node)
+        writer = self._writer = self._writer and self._begun(self._writer, begin)
+        if writer is None:
+            writer = self._writer = self._newly_begun(self._new_writer, begin)
+        return writer
+
+    def _begun(self, connection: psycopg.Connection[Any], begin: bytes) -> psycopg.Connection[Any] | None:
+        """Begin on a connection that was idle; None if it was lost meanwhile, as nothing is lost by that."""
+        try:
+            connection.execute(begin)
+        except BaseException as error:
+            if connection.closed:
+                log.info("an idle connection was lost", extra={"reason": str(error).strip()})
+                return None
+            connection.close()
+            raise _translated(error, self.place) from error
+        return connection
+
+    def _newly_begun(
+        self, make: Callable[[Place], psycopg.Connection[Any]], begin: bytes
+    ) -> psycopg.Connection[Any]:
+        connection = make(self.place)
+        try:
+            connection.execute(begin)
+        except BaseException as error:
+            connection.close()
+            raise _translated(error, self.place) from error
+        return connection
 
     def _give_back(self, connection: psycopg.Connection[Any], *, is_good: bool) -> None:
         if is_good:
@@ -199,8 +230,7 @@ class PostgresDatabase:
 
     def _together(self, group: Sequence[Ticket]) -> None:
         try:
-            writer = self._writer = self._writer or self._new_writer()
-            writer.execute(self.place.begin_writing(self.presence.node))
+            writer = self._begin_writing()
             session = PostgresSession(writer, self._queries)
             for ticket in do_together(session, group) if len(group) > 1 else group:
                 ticket.result = ticket.work(session)
@@ -213,9 +243,9 @@ class PostgresDatabase:
         if session.announced:
             self._changes.tell()
 
-    def _new_writer(self) -> psycopg.Connection[Any]:
+    def _new_writer(self, place: Place) -> psycopg.Connection[Any]:
         """Connect to whichever server writes now: after a failover that is another one."""
-        writer = store_link(self.place)
+        writer = store_link(place)
         self._look_for_risks(writer)
         return writer
 
