@@ -64,7 +64,7 @@ def wait_until_done(url: str, count: int) -> dict[str, Any]:
         if seen["done"] >= count:
             return seen
         if time.monotonic() > ends_at:
-            raise TimeoutError(f"only {seen['done']} of {count} tasks ran in 120 s")
+            raise TimeoutError(f"only {seen['done']} of {count} tasks ran in 60 s")
         time.sleep(0.02)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
 
@@ -51,9 +52,9 @@ def broker_on(url: str, clock: Clock) -> Iterator[Broker]:
         )
 
 
-def message(**options: object) -> Outgoing:
+def message(**options: Any) -> Outgoing:
     """A message to anybody."""
-    return Outgoing(HOOK, b"", Options(**options))  # type: ignore[arg-type]
+    return Outgoing(HOOK, b"", Options(**options))
 
 
 def is_near(instant: int) -> bool:
