@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from qtasks.broker.store import upkeep
-from qtasks.broker.store.changes import Changes
+from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.database import Database, Session, Work
 from qtasks.broker.store.postgres import PostgresDatabase, psycopg_text
 from qtasks.broker.store.postgres_links import link
@@ -208,8 +208,8 @@ class UnsteadyDatabase:
         await self._travel()
         return self.look(work)
 
-    async def changed(self, wait_ms: int) -> None:
-        await self.changes.wait(wait_ms)
+    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        await self.changes.wait(wait_ms, errand)
         await self._weather.awake.wait()
 
     def lead(self, clock: Clock) -> Clock:
@@ -233,13 +233,27 @@ class UnsteadyDatabase:
 
     def _commit(self, work: Work[T]) -> T:
         announced: list[bool] = []
+        errands: list[Errand[Any]] = []
 
         def noting(session: Session) -> T:
             result = work(session)
             announced.append(is_announced(session))
+            errand = self.changes.take() if announced[-1] else None
+            if errand is not None:
+                errands.append(errand)
+                errand.perform(session)
             return result
 
-        result = self.inner.run(noting)
+        try:
+            result = self.inner.run(noting)
+            if errands:
+                self._reach()  # the answer to both may be lost
+        except Exception as error:
+            for errand in errands:
+                errand.end(error)
+            raise
+        for errand in errands:
+            errand.end()
         if any(announced):
             self.changes.tell()
             self._weather.tell()

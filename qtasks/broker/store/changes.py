@@ -1,9 +1,56 @@
-"""Wakes the one loop that waits for work, as soon as somebody has committed some."""
+"""Wakes the one loop that waits for work, as soon as somebody has committed some.
+
+Whoever waits may leave an errand: a work that is done along, in the very transaction that brings the news.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from qtasks.broker.store.database import Session, Work
+from qtasks.errors import StoreError
+
+T = TypeVar("T")
+
+
+class Errand(Generic[T]):
+    """A work for whoever announces something next, at the end of its transaction and on its thread.
+
+    It is done once, or not at all. Its outcome is known once that transaction has ended.
+    """
+
+    def __init__(self, work: Work[T]) -> None:
+        self._work = work
+        self._future: Future[T] = Future()
+        self._results: list[T] = []
+
+    def withdraw(self) -> bool:
+        """Have it done by nobody; False if somebody has begun it, and `outcome` will tell."""
+        return self._future.cancel()
+
+    async def outcome(self) -> T:
+        """Give what came of it; raises what kept it from being committed."""
+        return self._future.result() if self._future.done() else await asyncio.wrap_future(self._future)
+
+    def begin(self) -> bool:
+        """Promise an outcome; False if it was withdrawn."""
+        return self._future.set_running_or_notify_cancel()
+
+    def perform(self, session: Session) -> None:
+        """Do it, in a transaction that is to be committed."""
+        self._results = [self._work(session)]
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that its transaction was committed, or what broke it."""
+        if error is None and self._results:
+            self._future.set_result(self._results[0])
+            return
+        if not isinstance(error, Exception):  # it failed alone, or Ctrl-C came, which is not for us
+            error = StoreError("what was to be done along was not done")
+        self._future.set_exception(error)
 
 
 class Changes:
@@ -13,6 +60,7 @@ class Changes:
         self._lock = threading.Lock()
         self._told = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._errand: Errand[Any] | None = None
 
     def tell(self) -> None:
         """Say that there is work."""
@@ -22,14 +70,24 @@ class Changes:
             if waiter is not None:
                 waiter[0].call_soon_threadsafe(waiter[1].set)
 
-    async def wait(self, wait_ms: int) -> None:
-        """Return when it has been said since the last time, or after `wait_ms`."""
+    def take(self) -> Errand[Any] | None:
+        """Give the errand of whoever waits, to be done and ended by the caller, who tells after that."""
+        with self._lock:
+            errand, self._errand = self._errand, None
+            return errand if errand is not None and not self._told and errand.begin() else None
+
+    async def wait(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        """Return when it has been said since the last time, or after `wait_ms`.
+
+        The errand stands for as long, and is not done twice.
+        """
         event = asyncio.Event()
         with self._lock:
             if self._told:
                 self._told = False
                 return
             self._waiter = (asyncio.get_running_loop(), event)
+            self._errand = errand
         try:
             async with asyncio.timeout(wait_ms / 1000):
                 await event.wait()
@@ -37,7 +95,7 @@ class Changes:
             pass
         finally:
             with self._lock:
-                self._waiter = None
+                self._waiter = self._errand = None
                 # Only a wait that ends because it was told has used the news up; a cancelled one may
                 # meet them, and then the next must return at once.
                 if event.is_set():

@@ -45,7 +45,9 @@ def claim(
     promote(session, now)
     claims: list[Claim] = []
     ended: list[str] = []
+    visited = 0
     for queue in _queues_to_visit(session):
+        visited += 1
         room = slots - len(claims)
         if not room:
             break
@@ -62,7 +64,8 @@ def claim(
         queues.rejoin(session, queue, has_more=has_more, is_full=picked.is_full, wake_at=picked.wake_at)
         claims.extend(taken)
     upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
-    return Claimed(claims, min((row[0] for row in upcoming if row), default=None), ended)
+    is_all = len(claims) < slots and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended
+    return Claimed(claims, min((row[0] for row in upcoming if row), default=None), ended, is_all)
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:

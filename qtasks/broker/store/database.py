@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from qtasks.clock import Clock
 
 if TYPE_CHECKING:
+    from qtasks.broker.store.changes import Errand
     from qtasks.broker.store.outbox import Outbox
 
 T = TypeVar("T")
@@ -101,8 +102,11 @@ class Database(Protocol):
         """Do what `look` does, off the event loop."""
         ...
 
-    async def changed(self, wait_ms: int) -> None:
-        """Return when somebody has committed work to dispatch, or after `wait_ms`."""
+    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        """Return when somebody has committed work to dispatch, or after `wait_ms`.
+
+        If it was announced in this process, the errand may have been done along.
+        """
         ...
 
     def lead(self, clock: Clock) -> Clock:

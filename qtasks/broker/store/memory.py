@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from qtasks.broker.store.changes import Changes
+from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.database import Work
 from qtasks.broker.store.migrate import migrate_sqlite
 from qtasks.broker.store.queries import load_queries
@@ -71,8 +71,8 @@ class MemoryDatabase:
     def leave(self) -> None:
         """Take part no more."""
 
-    async def changed(self, wait_ms: int) -> None:
-        await self._changes.wait(wait_ms)
+    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        await self._changes.wait(wait_ms)  # without the errand: works run on one thread, and share nothing
 
     def close(self) -> None:
         with self._lock:

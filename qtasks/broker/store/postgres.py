@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qtasks.broker.store.changes import Changes
+from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate_postgres import migrate_postgres
@@ -135,8 +135,8 @@ class PostgresDatabase:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
-    async def changed(self, wait_ms: int) -> None:
-        await self._changes.wait(self._patience(wait_ms))
+    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        await self._changes.wait(self._patience(wait_ms), errand)
 
     def lead(self, clock: Clock) -> Clock:
         """Give a clock that shows the database's time (promise P16)."""
@@ -229,17 +229,30 @@ class PostgresDatabase:
                 self._commit([ticket])
 
     def _together(self, group: Sequence[Ticket]) -> None:
+        errand: Errand[Any] | None = None
         try:
             writer = self._begin_writing()
             session = PostgresSession(writer, self._queries)
             for ticket in do_together(session, group) if len(group) > 1 else group:
                 ticket.result = ticket.work(session)
+            errand = self._changes.take() if session.announced else None
+            if errand is not None:
+                errand.perform(session)
             writer.execute(self.place.notify_and_commit if session.announced else b"COMMIT")
         except BaseException as error:
             if self._writer is not None and not _roll_back(self._writer):
                 self._writer.close()
                 self._writer = None
-            raise _translated(error, self.place) from error
+            meaning = _translated(error, self.place)
+            if errand is not None:
+                errand.end(meaning)
+                if isinstance(meaning, Exception) and not isinstance(meaning, StoreError | BrokerFailed):
+                    log.exception("what was to be done along failed")
+                    self._together(group)  # which has done nothing wrong
+                    return
+            raise meaning from error
+        if errand is not None:
+            errand.end()
         if session.announced:
             self._changes.tell()
 

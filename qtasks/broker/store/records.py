@@ -193,3 +193,5 @@ class Claimed:
     next_due_at: int | None
     ended: Sequence[str] = ()
     """The tasks that turned out to have expired."""
+    is_all: bool = False
+    """Nothing that may start is left; what comes later is announced."""

@@ -8,6 +8,7 @@ writing processes are never allowed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
@@ -16,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from qtasks.broker.store.changes import Changes
+from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
@@ -28,6 +29,8 @@ from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
 T = TypeVar("T")
+
+log = logging.getLogger("qtasks.store")
 
 BUSY_MS = 5000
 READERS = 2
@@ -137,8 +140,8 @@ class SqliteDatabase:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
-    async def changed(self, wait_ms: int) -> None:
-        await self._changes.wait(wait_ms)
+    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        await self._changes.wait(wait_ms, errand)
 
     def lead(self, clock: Clock) -> Clock:
         return clock
@@ -167,23 +170,44 @@ class SqliteDatabase:
 
     def _commit(self, group: Sequence[Ticket]) -> None:
         """Run a group in one transaction: all its effects are durable together, or none is."""
+        errand: Errand[Any] | None = None
         try:
             self._check_alive()
             with _translated(self._path, self._fail, writing=True):
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
                     self._perform(group)
+                    errand = self._changes.take() if self._session.announced else None
+                    self._run_along(errand)
                     self._writer.execute("COMMIT")
                 finally:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
                 self._checkpoints.after_commit()
+            if errand is not None:
+                errand.end()
             if self._session.announced:
                 self._session.announced = False
                 self._changes.tell()
         except BaseException as error:
+            if errand is not None:
+                errand.end(error)
             for ticket in group:
                 ticket.error = ticket.error or error
+
+    def _run_along(self, errand: Errand[Any] | None) -> None:
+        """Do an errand, if there is one; if it fails by itself, nothing else does."""
+        if errand is None:
+            return
+        self._writer.execute("SAVEPOINT errand")
+        try:
+            errand.perform(self._session)
+        except Exception:
+            if not self._writer.in_transaction:
+                raise  # SQLite gave up the transaction: nobody's work is kept
+            log.exception("what was to be done along failed")
+            self._writer.execute("ROLLBACK TO errand")
+        self._writer.execute("RELEASE errand")
 
     def _perform(self, group: Sequence[Ticket]) -> None:
         if len(group) == 1:

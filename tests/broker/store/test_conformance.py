@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -12,13 +12,29 @@ from typing import Any
 import pytest
 
 from qtasks.broker.store import messages, queues
+from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.postgres import PostgresDatabase
 from qtasks.errors import StoreError
+from tests.support.homes import until
 from tests.support.store import Verbs
 
 SOON_S = 10
 THREADS = 8
 SHARED = ["sqlite"]  # the databases in which one thread can work while another does
+ON_DISK = ["sqlite", "postgres"]
+
+
+WAITS: list[asyncio.Future[None]] = []
+
+
+@pytest.fixture(autouse=True)
+async def end_waits() -> AsyncIterator[None]:
+    """End the waits for changes that a test has left."""
+    yield
+    for each in WAITS:
+        each.cancel()
+    WAITS.clear()
 
 
 def spawn(function: Callable[[], Any]) -> Future[Any]:
@@ -59,6 +75,16 @@ def make_queue(name: str) -> Callable[[Session], str]:
     def work(session: Session) -> str:
         queues.upsert(session, name, 1, None, 1)
         return name
+
+    return work
+
+
+def announce_queue(name: str) -> Callable[[Session], None]:
+    """Give a work that has an effect and wakes the dispatcher."""
+
+    def work(session: Session) -> None:
+        queues.upsert(session, name, 1, None, 1)
+        session.announce()
 
     return work
 
@@ -232,6 +258,85 @@ async def test_enqueuing_wakes_who_waits_for_changes(store: Verbs) -> None:
 
     async with asyncio.timeout(SOON_S):
         await waiting
+
+
+async def errand_of(database: Database, work: Callable[[Session], Any]) -> Errand[Any]:
+    """Leave an errand with a wait for changes, which ends with the test."""
+    if isinstance(
+        database, PostgresDatabase
+    ):  # who begins to hear is told at once
+        await until(lambda: database.presence.is_hearing)
+        await database.changed(1000)
+    errand = Errand(work)
+    WAITS.append(asyncio.ensure_future(database.changed(60_000, errand)))
+    await asyncio.sleep(0)
+    return errand
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_an_errand_is_done_in_the_transaction_that_announces(database: Database) -> None:
+    errand = await errand_of(database, lambda session: queues.views(session, "new"))
+
+    await database.write(announce_queue("new"))
+
+    assert not errand.withdraw()
+    async with asyncio.timeout(SOON_S):
+        assert [each.name for each in await errand.outcome()] == ["new"]
+        await WAITS.pop()
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_an_errand_is_not_done_by_who_announces_nothing(database: Database) -> None:
+    errand = await errand_of(database, lambda session: None)
+
+    await database.write(lambda session: None)
+
+    assert errand.withdraw()
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_an_errand_that_was_withdrawn_is_not_done(database: Database) -> None:
+    errand = await errand_of(database, announce_queue("unwanted"))
+
+    assert errand.withdraw()
+    await database.write(announce_queue("wanted"))
+
+    assert [each.name for each in database.look(queues.views)] == ["wanted"]
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_an_errand_that_fails_spoils_nothing_but_itself(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(session: Session) -> None:
+        queues.upsert(session, "half", 1, None, 0)
+        raise ZeroDivisionError
+
+    errand = await errand_of(database, break_down)
+
+    await database.write(announce_queue("whole"))
+
+    assert not errand.withdraw()
+    with pytest.raises((StoreError, ZeroDivisionError)):
+        await errand.outcome()
+    assert [each.name for each in database.look(queues.views)] == ["whole"]
+    assert "what was to be done along failed" in caplog.text
+    async with asyncio.timeout(SOON_S):
+        await WAITS.pop()  # and whoever waits finds the news by himself
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_an_errand_stands_on_after_a_work_that_failed(database: Database) -> None:
+    errand = await errand_of(database, lambda session: None)
+
+    def announce_and_fail(session: Session) -> None:
+        session.announce()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await database.write(announce_and_fail)
+
+    assert errand.withdraw()
 
 
 async def test_a_wait_for_changes_ends_by_itself(database: Database) -> None:

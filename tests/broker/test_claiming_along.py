@@ -1,0 +1,143 @@
+"""A node that waits for work has it claimed by whoever brings some, in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from qtasks.broker.store.changes import Errand
+from qtasks.broker.store.records import Reply
+from tests.broker.conftest import MakeRig
+from tests.support.broker import SOON_S, WIDE, Held, Rig
+from tests.support.homes import until
+from tests.support.store import DAY_MS
+
+CREATED, CLAIMED = "CREATED", "CREATED, ACTIVE"
+
+
+class Idling:
+    """A node that runs, and tells when it waits for work with nothing in flight."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._dispatcher = rig.node.dispatcher
+        self._stands = False
+        self._changed = rig.database.changed
+        changed: Any = self._wait
+        rig.database.changed = changed  # type: ignore[method-assign]
+
+    async def _wait(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+        self._stands = True
+        try:
+            await self._changed(wait_ms, errand)
+        finally:
+            self._stands = False
+
+    async def waits(self) -> None:
+        """Return once it waits, and nothing that has ended is yet to be recorded."""
+        async with asyncio.timeout(SOON_S):
+            for _ in range(2):  # news that it has not heard yet would end its wait at once
+                await asyncio.sleep(0.005)
+                await until(lambda: self._stands and not self._dispatcher.in_flight)
+
+
+@pytest.fixture
+async def idling(rig: Rig) -> AsyncIterator[Idling]:
+    idling = Idling(rig)
+    await rig.node.start()
+    await idling.waits()
+    yield idling
+    await rig.node.stop()
+
+
+async def test_a_message_is_claimed_in_the_transaction_that_stores_it(rig: Rig, idling: Idling) -> None:
+    message_id = rig.enqueue()
+
+    assert rig.states(message_id) == CLAIMED
+    await rig.deliverer.reached(1)
+    assert rig.deliverer.attempts[0].id == message_id
+
+
+async def test_the_next_one_is_claimed_along_as_well(rig: Rig, idling: Idling) -> None:
+    for n in range(1, 4):
+        assert rig.states(rig.enqueue(queue=f"queue-{n}")) == CLAIMED
+        await rig.deliverer.reached(n)
+        await idling.waits()
+
+
+async def test_of_many_no_more_are_claimed_along_than_may_be_in_flight(make_rig: MakeRig) -> None:
+    rig = make_rig(concurrency=2)
+    idling = Idling(rig)
+    await rig.node.start()
+    await idling.waits()
+    held = [Held(), Held()]
+    rig.deliverer.will(*held)
+
+    message_ids = [rig.enqueue(spec=WIDE) for _ in range(5)]
+    await rig.deliverer.reached(2)
+
+    assert [rig.states(each) for each in message_ids].count(CLAIMED) == 2
+    for each in held:
+        each.release()
+    await rig.deliverer.reached(5)
+    await rig.node.stop()
+
+
+async def test_a_node_that_is_held_has_nothing_claimed(rig: Rig, idling: Idling) -> None:
+    rig.node.dispatcher.hold(True)
+
+    message_id = rig.enqueue()
+
+    assert rig.states(message_id) == CREATED
+    rig.node.dispatcher.hold(False)
+    await rig.deliverer.reached(1)
+
+
+async def test_a_node_that_stops_has_nothing_claimed(rig: Rig, idling: Idling) -> None:
+    rig.node.dispatcher.stop_claiming()
+
+    assert rig.states(rig.enqueue()) == CREATED
+
+
+async def test_a_retry_is_not_claimed_along_before_its_time_when_the_clock_is_set(
+    rig: Rig, idling: Idling
+) -> None:
+    rig.deliverer.will(Reply(500))
+    rig.enqueue()
+    await rig.deliverer.reached(1)
+    await idling.waits()
+
+    rig.clock.step_wall(3 * DAY_MS)
+    rig.enqueue(queue="other")
+    await rig.deliverer.reached(2)
+    await idling.waits()
+
+    assert [each.queue for each in rig.deliverer.attempts] == ["mail", "other"]
+
+
+async def test_what_was_claimed_along_can_be_called_off_at_once(rig: Rig, idling: Idling) -> None:
+    rig.deliverer.will(Held())
+    message_id = rig.call("tsk_1")
+
+    assert await asyncio.to_thread(rig.broker.cancel, [message_id]) == 1
+
+    await idling.waits()
+    assert [each.id for each in rig.deliverer.attempts] == [message_id]
+    assert rig.states(message_id).endswith("CANCELED")
+
+
+async def test_a_claim_whose_transaction_failed_is_looked_for_again(
+    rig: Rig, idling: Idling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def perform(errand: Errand[Any], session: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Errand, "perform", perform)
+        message_id = rig.enqueue()
+    assert rig.states(message_id) == CREATED
+
+    await rig.deliverer.reached(1)
+    assert rig.deliverer.attempts[0].id == message_id
