@@ -15,7 +15,7 @@ import orjson
 
 from qtasks.broker.config import ApiTarget, BrokerConfig
 from qtasks.broker.security import DestinationRules, check_destination
-from qtasks.broker.store import messages, queues
+from qtasks.broker.store import messages, queues, surroundings
 from qtasks.broker.store.extras import NO_EXTRAS, OPTIONS, Extras
 from qtasks.broker.store.flow import PREFIX as FLOW_PREFIX
 from qtasks.broker.store.records import NewMessage
@@ -305,7 +305,9 @@ def _dedup_key(outgoing: Outgoing) -> str | None:
     options = outgoing.options
     endpoint = "" if outgoing.group_name is None else f":{outgoing.destination}"
     if options.dedup_id is not None:
-        prefix = messages.EXPLICIT_KEY if options.unique is None else messages.UNIQUE_KEYS[options.unique]
+        prefix = (
+            surroundings.EXPLICIT_KEY if options.unique is None else surroundings.UNIQUE_KEYS[options.unique]
+        )
         return f"{prefix}{options.dedup_id}{endpoint}"
     if not options.content_dedup:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qtasks.broker.store import messages
+from qtasks.broker.store import surroundings
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.filters import EVERYTHING, MessageFilter
 from qtasks.broker.store.records import LogKind
@@ -152,10 +152,10 @@ def _last_created(session: Session, before: Place) -> int:
 
 def _last_created_at(session: Session, time: int) -> int:
     """Find the last message created until an instant, by bisection: the sequence is sorted by time."""
-    low, high = 0, messages.newest(session)[0]
+    low, high = 0, surroundings.newest(session)[0]
     while low < high:
         middle = (low + high + 1) // 2
-        seq, created_at = messages.newest(session, middle)
+        seq, created_at = surroundings.newest(session, middle)
         if created_at <= time:
             low = middle
         else:

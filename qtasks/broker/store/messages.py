@@ -15,15 +15,14 @@ import orjson
 
 from qtasks.broker.store import flow, queues
 from qtasks.broker.store.database import Session
-from qtasks.broker.store.extras import pack_extras, unpack_extras
+from qtasks.broker.store.extras import pack_extras
 from qtasks.broker.store.records import Headers, NewMessage, Stage
+from qtasks.broker.store.surroundings import EXPLICIT_KEY, Taken, look_around
 from qtasks.errors import BadRequest
 from qtasks.protocol.shapes import Enqueued
 
 STORED_AT_ONCE = 256  # rows made of a large batch before they are stored
 LARGE_BYTES = 65_536  # a body above it is read apart; `claim_ready` knows the number too
-EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
-UNIQUE_KEYS = {"started": "us:", "finished": "uf:"}  # before one that holds until then, whenever that is
 NO_WINDOW = 1 << 62
 
 
@@ -53,12 +52,12 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
     """
     answers: list[Enqueued] = []
     fresh: list[tuple[NewMessage, queues.QueueRow]] = []
-    taken = _taken_keys(session, messages, now)
-    known_queues: dict[str, queues.QueueRow] = {}
+    around = look_around(session, messages, now)
+    taken, known_queues = around.taken, around.queues
     for message in messages:
         key = message.dedup_key
         if key is not None:
-            known = taken.setdefault(key, _Taken(message.id, message.task_id))
+            known = taken.setdefault(key, Taken(message.id, message.task_id))
             if known.message_id != message.id:
                 answers.append(known.answer(message))
                 continue
@@ -68,8 +67,9 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
         _check_order(message, queue)
         answers.append(Enqueued(message.id))
         fresh.append((message, queue))
+    newest = around.newest
     for first in range(0, len(fresh), STORED_AT_ONCE):
-        _store(session, fresh[first : first + STORED_AT_ONCE])
+        newest = _store(session, fresh[first : first + STORED_AT_ONCE], newest)
     return answers
 
 
@@ -80,58 +80,6 @@ def _queue_of(session: Session, message: NewMessage, now: int) -> queues.QueueRo
     return queues.find_or_create(session, message, now)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """The message that has a deduplication key."""
-
-    message_id: str
-    task_id: str | None
-
-    def answer(self, repeat: NewMessage) -> Enqueued:
-        """Answer a repeat; a caller who asked for another task id learns which one it is."""
-        task_id = None if self.task_id == repeat.task_id else self.task_id
-        return Enqueued(self.message_id, deduplicated=True, task_id=task_id)
-
-
-def _taken_keys(session: Session, messages: Sequence[NewMessage], now: int) -> dict[str, _Taken]:
-    """Give the deduplication keys among these that stored messages have, each with its message."""
-    keys = [each.dedup_key for each in messages if each.dedup_key is not None]
-    if not keys:
-        return {}
-    taken: dict[str, _Taken] = {}
-    for key, message_id, task_id, state, attempt, extras in session.all(
-        "dedup_find", {"keys": _json(keys), "now": now}
-    ):
-        if not key.startswith(tuple(UNIQUE_KEYS.values())) or _holds(key, state, attempt, extras, now):
-            taken[key] = _Taken(message_id, task_id)
-    since = {
-        each.dedup_key.removeprefix(EXPLICIT_KEY): now - (each.dedup_until - each.created_at)
-        for each in messages
-        if each.dedup_key is not None and each.dedup_key.startswith(EXPLICIT_KEY)
-    }
-    if since:
-        rows = session.all("dedup_find_tasks", {"task_ids": _json([*since])})
-        for _, task_id, message_id, created_at in sorted(rows):  # by sequence number: the first one counts
-            if created_at > since[task_id]:
-                taken.setdefault(EXPLICIT_KEY + task_id, _Taken(message_id, task_id))
-    return taken
-
-
-def _holds(key: str, state: int | None, attempt: int, extras: bytes | None, now: int) -> bool:
-    """Say whether a key without a window still holds; `state` is None once the message has finished."""
-    if state is None:
-        return False
-    if state == Stage.ACTIVE:
-        return key.startswith(UNIQUE_KEYS["finished"])
-    expires_at = unpack_extras(extras).expires_at
-    has_begun = attempt > 0 and key.startswith(UNIQUE_KEYS["started"])
-    return not has_begun and (expires_at is None or expires_at >= now)
-
-
-def _json(texts: Sequence[str]) -> str:
-    return orjson.dumps(texts).decode()
-
-
 def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
     if queue.ordered and message.start_at is not None:
         raise BadRequest(
@@ -140,38 +88,41 @@ def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
         )
 
 
-def _store(session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]]) -> None:
-    last_seq, last_created_at = newest(session)
-    contents: list[dict[str, Any]] = []
-    pending: list[dict[str, Any]] = []
+def _store(
+    session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]], newest: tuple[int, int]
+) -> tuple[int, int]:
+    """Store messages behind the newest one; give what is the newest then."""
+    last_seq, last_created_at = newest
+    rows: list[dict[str, Any]] = []
     dedup: list[dict[str, Any]] = []
     for seq, (message, queue) in enumerate(fresh, last_seq + 1):
         # The wall clock may have been set back; in one store, time does not run backwards.
         created_at = max(message.created_at, last_created_at)
-        contents.append(_content(seq, message, created_at))
-        pending.append(_pending(seq, message, queue, created_at))
+        rows.append(_row(seq, message, queue, created_at))
         if message.dedup_key not in (None, f"{EXPLICIT_KEY}{message.task_id}"):
             dedup.append(
                 {"key": message.dedup_key, "message_id": message.id, "expires_at": message.dedup_until}
             )
-    session.insert_many("message_insert", contents)
-    session.insert_many("pending_insert", pending)
-    session.insert_many("dedup_insert", dedup)
+    session.insert_many("message_insert", rows)
+    if dedup:
+        session.insert_many("dedup_insert", dedup)
     out_of_line = {queue.id for _, queue in fresh if not queue.is_in_line}
-    queues.join_line(
-        session, out_of_line & {each["queue"] for each in pending if each["state"] == Stage.READY}
-    )
-    if any(each["state"] == Stage.WAITING for each in pending):
+    if out_of_line:
+        ready = {each["place"] for each in rows if each["state"] == Stage.READY}
+        queues.join_line(session, out_of_line & ready)
+    if any(each["state"] == Stage.WAITING for each in rows):
         session.announce()  # the dispatcher must learn until when it may sleep
+    return rows[-1]["seq"], rows[-1]["created_at"]
 
 
-def newest(session: Session, until: int = (1 << 63) - 1) -> tuple[int, int]:
-    """Give sequence number and creation of the newest message numbered up to `until`; (0, 0) if none."""
-    row = session.one("message_newest", {"seq": until})
-    return (0, 0) if row is None else (row[0], row[1])
+def _row(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: int) -> dict[str, Any]:
+    """Give what is stored of a message, and of its being pending.
 
-
-def _content(seq: int, message: NewMessage, created_at: int) -> dict[str, Any]:
+    Without a delay it is ready whatever the clock says later (promise P16): its `due_at` only sorts it among
+    others then, and not even that in an ordered queue, where the sequence alone decides.
+    """
+    waits = message.start_at is not None and message.start_at > message.created_at
+    due_at = message.start_at if waits else created_at
     return {
         "seq": seq,
         "id": message.id,
@@ -190,20 +141,7 @@ def _content(seq: int, message: NewMessage, created_at: int) -> dict[str, Any]:
         "caller_ip": message.caller_ip,
         "result_ttl_ms": message.result_ttl_ms,
         "extras": pack_extras(message.extras),
-    }
-
-
-def _pending(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: int) -> dict[str, Any]:
-    """A message without a delay is ready whatever the clock says later (promise P16).
-
-    Its `due_at` only sorts it among others, and not even that in an ordered queue, where the
-    sequence alone decides.
-    """
-    waits = message.start_at is not None and message.start_at > message.created_at
-    due_at = message.start_at if waits else created_at
-    return {
-        "seq": seq,
-        "queue": queue.id,
+        "place": queue.id,
         "app": message.app,
         "state": Stage.WAITING.value if waits else Stage.READY.value,
         "due_at": 0 if queue.ordered else due_at,

@@ -35,6 +35,12 @@ def by_position(text: str) -> tuple[str, Callable[[Params], tuple[Any, ...]]]:
     return PARAMETER.sub("?", text), pick if len(names) > 1 else lambda row: (pick(row),)
 
 
+@cache
+def statements(text: str) -> tuple[str, ...]:
+    """Split a text into its statements, of which SQLite takes one at a time."""
+    return tuple(each.strip() for each in text.split(";"))
+
+
 ROWS_AT_ONCE = (64, 16, 4)
 """How many rows one statement takes: few sizes, as each is prepared once. SQLite has parameters for 64."""
 _VALUES = re.compile(r"VALUES \(([^()]*)\)")

@@ -24,7 +24,7 @@ from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
-from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries
+from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries, statements
 from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
@@ -61,9 +61,18 @@ class SqliteSession:
         return self._connection.execute(self._queries[query], params).rowcount
 
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
-        text = self._queries.get(f"{query}_many") or self._queries[query]
+        many = self._queries.get(f"{query}_many")
+        for text in statements(self._queries[query]):
+            positional, values = by_position(text)
+            for row in self._at_once(many or text, rows):
+                self._connection.execute(positional, values(row))
+
+    def _at_once(self, text: str, rows: Sequence[Params]) -> Sequence[Params]:
+        """Insert as many rows as statements for several take; give those that are left.
+
+        Each row of executemany lets go of the interpreter and has to win it back: many at once need not.
+        """
         first = 0
-        # Each row of executemany lets go of the interpreter and has to win it back: many at once need not.
         for count in ROWS_AT_ONCE:
             at_once = by_rows(text, count) if len(rows) - first >= count else None
             while at_once is not None and len(rows) - first >= count:
@@ -71,14 +80,7 @@ class SqliteSession:
                 chunk = map(values, rows[first : first + count])
                 self._connection.execute(many, tuple(chain.from_iterable(chunk)))
                 first += count
-        self._one_by_one(self._queries[query], rows[first:])
-
-    def _one_by_one(self, text: str, rows: Sequence[Params]) -> None:
-        if len(rows) == 1:  # executemany costs more than it saves
-            self._connection.execute(text, rows[0])
-        elif rows:
-            positional, values = by_position(text)
-            self._connection.executemany(positional, map(values, rows))
+        return rows[first:]
 
     update_many = insert_many
     delete_many = insert_many

@@ -262,9 +262,7 @@ async def test_enqueuing_wakes_who_waits_for_changes(store: Verbs) -> None:
 
 async def errand_of(database: Database, work: Callable[[Session], Any]) -> Errand[Any]:
     """Leave an errand with a wait for changes, which ends with the test."""
-    if isinstance(
-        database, PostgresDatabase
-    ):  # who begins to hear is told at once
+    if isinstance(database, PostgresDatabase):  # who begins to hear is told at once
         await until(lambda: database.presence.is_hearing)
         await database.changed(1000)
     errand = Errand(work)

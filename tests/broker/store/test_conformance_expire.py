@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qtasks.broker.store import cancelling, messages
+from qtasks.broker.store import cancelling, messages, surroundings
 from qtasks.broker.store.extras import Extras
 from qtasks.broker.store.records import Again, Dead, Delivered
 from tests.support.store import BROKEN, Verbs, bodies
@@ -21,7 +21,7 @@ def late(store: Verbs, body: bytes, **changes: Any) -> str:
 
 
 def unique(store: Verbs, until: str, key: str = "a", **changes: Any) -> str:
-    return store.enqueue(key.encode(), dedup_key=messages.UNIQUE_KEYS[until] + key,
+    return store.enqueue(key.encode(), dedup_key=surroundings.UNIQUE_KEYS[until] + key,
                          dedup_until=messages.NO_WINDOW, ordered=False, parallelism=9, **changes)  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_a_key_is_free_once_its_message_has_expired(store: Verbs) -> None:
 
 
 def test_a_repeat_learns_the_task_that_has_the_key(store: Verbs) -> None:
-    key = messages.UNIQUE_KEYS["finished"] + "a"
+    key = surroundings.UNIQUE_KEYS["finished"] + "a"
     wanted = [
         store.message(task_id=task, dedup_key=key, dedup_until=messages.NO_WINDOW)
         for task in ("t1", "t2", "t1")

@@ -1,6 +1,7 @@
 -- The same for many rows at once, as arrays: one statement where there would be one for each row.
 
 -- name: message_insert_many
+WITH stored AS (
 INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
                       max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
 SELECT *
@@ -21,14 +22,12 @@ FROM unnest(
   CAST(:labels AS TEXT[]),
   CAST(:caller_ip AS TEXT[]),
   CAST(:result_ttl_ms AS BIGINT[]),
-  CAST(:extras AS BYTEA[]))
-
--- name: pending_insert_many
+  CAST(:extras AS BYTEA[])))
 INSERT INTO pending (seq, queue, app, state, due_at, source)
 SELECT *
 FROM unnest(
   CAST(:seq AS BIGINT[]),
-  CAST(:queue AS BIGINT[]),
+  CAST(:place AS BIGINT[]),
   CAST(:app AS TEXT[]),
   CAST(:state AS BIGINT[]),
   CAST(:due_at AS BIGINT[]),

@@ -14,6 +14,15 @@ SELECT m.seq, m.task_id, m.id, m.created_at
 FROM json_array_elements_text(CAST(:task_ids AS json)) AS k(value)
 JOIN messages AS m ON m.task_id = k.value
 
+-- name: message_insert
+WITH stored AS (
+  INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
+                        max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
+  VALUES (:seq, :id, :task_id, :queue, :url, :method, :headers, :body, :created_at, :not_before,
+          :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms, :extras))
+INSERT INTO pending (seq, queue, app, state, due_at, source)
+VALUES (:seq, :place, :app, :state, :due_at, :source)
+
 -- name: pending_orphans
 -- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
 SELECT q.id, q.ordered, p.started_at,

@@ -1,15 +1,26 @@
 -- Accepting, claiming and settling messages. States of a pending row: 0 ready, 1 active,
 -- 2 waiting for its instant, 3 the same but keeping its place in an ordered queue.
 
--- name: message_insert
-INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
-                      max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
-VALUES (:seq, :id, :task_id, :queue, :url, :method, :headers, :body, :created_at, :not_before,
-        :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms, :extras)
-
--- name: pending_insert
-INSERT INTO pending (seq, queue, app, state, due_at, source)
-VALUES (:seq, :queue, :app, :state, :due_at, :source)
+-- name: look_around
+-- What storing one message must know before, in one statement: who has its deduplication key, and of whom
+-- its task's id is the key (that has an index already, and no second row); its queue; the newest message.
+SELECT 0, d.key, d.message_id, m.task_id, p.state, p.attempt, 0, 0, 0, m.extras
+FROM dedup AS d
+LEFT JOIN messages AS m ON m.id = d.message_id
+LEFT JOIN pending AS p ON p.seq = m.seq
+WHERE d.key = :key AND d.expires_at > :now
+UNION ALL
+SELECT 1, m.task_id, m.id, NULL, m.seq, m.created_at, 0, 0, 0, NULL
+FROM messages AS m
+WHERE m.task_id = :dedup_id
+UNION ALL
+SELECT 2, q.name, NULL, NULL, q.id, q.parallelism, q.ordered, q.paused, CASE WHEN q.turn IS NULL THEN 0 ELSE 1 END, NULL
+FROM queues AS q
+WHERE q.name = :queue
+UNION ALL
+SELECT 3, NULL, NULL, NULL, m.seq, m.created_at, 0, 0, 0, NULL
+FROM messages AS m
+WHERE m.seq = (SELECT max(seq) FROM messages)
 
 -- name: dedup_insert
 INSERT INTO dedup (key, message_id, expires_at)

@@ -1,0 +1,114 @@
+"""What storing messages must know before: whose their keys are, their queues, the newest message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import orjson
+
+from qtasks.broker.store import queues
+from qtasks.broker.store.database import Row, Session
+from qtasks.broker.store.extras import unpack_extras
+from qtasks.broker.store.records import NewMessage, Stage
+from qtasks.protocol.shapes import Enqueued
+from qtasks.values import dataclass
+
+EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
+UNIQUE_KEYS = {"started": "us:", "finished": "uf:"}  # before one that holds until then, whenever that is
+UNIQUE_PREFIXES = tuple(UNIQUE_KEYS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The message that has a deduplication key."""
+
+    message_id: str
+    task_id: str | None
+
+    def answer(self, repeat: NewMessage) -> Enqueued:
+        """Answer a repeat; a caller who asked for another task id learns which one it is."""
+        task_id = None if self.task_id == repeat.task_id else self.task_id
+        return Enqueued(self.message_id, deduplicated=True, task_id=task_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What was found, to be completed by whoever makes a queue that is missing."""
+
+    taken: dict[str, Taken]
+    """The deduplication keys that stored messages have."""
+    queues: dict[str, queues.QueueRow]
+    newest: tuple[int, int]
+    """Sequence number and creation of the newest message; (0, 0) if there is none."""
+
+
+def look_around(session: Session, messages: Sequence[NewMessage], now: int) -> Surroundings:
+    """Find what storing these messages must know: in one statement for one, in a few for many."""
+    if len(messages) != 1:
+        return Surroundings(_taken(session, messages, now), {}, newest(session))
+    [message] = messages
+    key = message.dedup_key or ""
+    dedup_id = key.removeprefix(EXPLICIT_KEY) if key.startswith(EXPLICIT_KEY) else ""
+    found: tuple[list[Row], ...] = ([], [], [], [])
+    for kind, *row in session.all(
+        "look_around",
+        {"key": key, "dedup_id": dedup_id, "queue": message.queue, "now": now},
+    ):
+        found[kind].append(tuple(row))
+    keys = ((row[0], row[1], row[2], row[3], row[4], row[8]) for row in found[0])
+    tasks = ((row[3], row[0], row[1], row[4]) for row in found[1])
+    known = {name: queues.queue_row((id_, name, *rest)) for name, _, _, id_, *rest, _ in found[2]}
+    ends = found[3]
+    return Surroundings(
+        _holding(messages, keys, tasks, now), known, (ends[0][3], ends[0][4]) if ends else (0, 0)
+    )
+
+
+def newest(session: Session, until: int = (1 << 63) - 1) -> tuple[int, int]:
+    """Give sequence number and creation of the newest message numbered up to `until`; (0, 0) if none."""
+    row = session.one("message_newest", {"seq": until})
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def _taken(session: Session, messages: Sequence[NewMessage], now: int) -> dict[str, Taken]:
+    keys = [each.dedup_key for each in messages if each.dedup_key is not None]
+    if not keys:
+        return {}
+    explicit = [each.removeprefix(EXPLICIT_KEY) for each in keys if each.startswith(EXPLICIT_KEY)]
+    rows = session.all("dedup_find", {"keys": orjson.dumps(keys).decode(), "now": now})
+    tasks = session.all("dedup_find_tasks", {"task_ids": orjson.dumps(explicit).decode()}) if explicit else ()
+    return _holding(messages, rows, tasks, now)
+
+
+def _holding(
+    messages: Sequence[NewMessage], keys: Iterable[Row], tasks: Iterable[Row], now: int
+) -> dict[str, Taken]:
+    """Of rows of keys, and of tasks whose ids are keys, keep those whose window has not passed."""
+    taken: dict[str, Taken] = {}
+    for key, message_id, task_id, state, attempt, extras in keys:
+        if not key.startswith(UNIQUE_PREFIXES) or _holds(key, state, attempt, extras, now):
+            taken[key] = Taken(message_id, task_id)
+    found = sorted(tasks)  # by sequence number: the first one counts
+    if not found:
+        return taken
+    since = {
+        each.dedup_key: now - (each.dedup_until - each.created_at)
+        for each in messages
+        if each.dedup_key is not None
+    }
+    for _, task_id, message_id, created_at in found:
+        key = EXPLICIT_KEY + task_id
+        if key in since and created_at > since[key]:
+            taken.setdefault(key, Taken(message_id, task_id))
+    return taken
+
+
+def _holds(key: str, state: int | None, attempt: int, extras: bytes | None, now: int) -> bool:
+    """Say whether a key without a window still holds; `state` is None once the message has finished."""
+    if state is None:
+        return False
+    if state == Stage.ACTIVE:
+        return key.startswith(UNIQUE_KEYS["finished"])
+    expires_at = unpack_extras(extras).expires_at
+    has_begun = attempt > 0 and key.startswith(UNIQUE_KEYS["started"])
+    return not has_begun and (expires_at is None or expires_at >= now)
