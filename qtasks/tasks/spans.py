@@ -6,11 +6,13 @@ baggage is not ours to sign. No span holds an argument.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -20,6 +22,7 @@ from qtasks.tasks.outcomes import Ending
 from qtasks.tasks.tracing import NoteAnswers, NoteEnding, Untraced
 from qtasks.version import VERSION
 
+NAMED_OUTSIDE = OTEL_PYTHON_TRACER_PROVIDER in os.environ
 W3C = TraceContextTextMapPropagator()
 Attributes = dict[str, str | int]
 
@@ -35,7 +38,11 @@ class Spans:
     @property
     def _is_idle(self) -> bool:
         """Whether nobody wants spans: the API alone is installed, so making them would cost for nothing."""
-        return self._provider is None and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        if self._provider is not None:
+            return False
+        if getattr(trace, "_TRACER_PROVIDER", self) is None and not NAMED_OUTSIDE:
+            return True  # what `get_tracer_provider` would find as well, but for each task in the environment
+        return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
     def enqueuing(self, task: str, queue: str | None) -> AbstractContextManager[NoteAnswers]:
         return self._untraced.enqueuing(task, queue) if self._is_idle else self._one(task, queue)

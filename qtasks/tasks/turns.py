@@ -16,7 +16,7 @@ class Turns:
     def __init__(self, most: int) -> None:
         self._most = most
         self._waiting: deque[Work] = deque()
-        self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._running: set[asyncio.Task[Any] | None] = set()  # the loop itself keeps only weak references
 
     @property
     def running(self) -> int:
@@ -35,10 +35,11 @@ class Turns:
 
     def _fill(self) -> None:
         while self._waiting and len(self._running) < self._most:
-            task = asyncio.get_running_loop().create_task(self._waiting.popleft()())
-            self._running.add(task)
-            task.add_done_callback(self._ended)
+            self._running.add(asyncio.get_running_loop().create_task(self._run(self._waiting.popleft())))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._fill()
+    async def _run(self, work: Work) -> None:
+        try:
+            await work()
+        finally:  # right here, as a callback would take another turn of the loop
+            self._running.discard(asyncio.current_task())
+            self._fill()

@@ -196,4 +196,4 @@ def pack_headers(headers: Headers) -> bytes:
 
 def unpack_headers(packed: bytes) -> Headers:
     """The inverse of `pack_headers`."""
-    return tuple((name, value) for name, value in orjson.loads(packed))
+    return tuple(map(tuple, orjson.loads(packed)))

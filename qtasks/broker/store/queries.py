@@ -41,8 +41,8 @@ def statements(text: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in text.split(";"))
 
 
-ROWS_AT_ONCE = (64, 16, 4)
-"""How many rows one statement takes: few sizes, as each is prepared once. SQLite has parameters for 64."""
+ROWS_AT_ONCE = (256, 64, 16, 4)
+"""How many rows one statement takes: few sizes, as each is prepared once. SQLite has parameters for 256."""
 _VALUES = re.compile(r"VALUES \(([^()]*)\)")
 
 

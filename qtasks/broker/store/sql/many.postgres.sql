@@ -76,20 +76,6 @@ FROM unnest(
 ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, value = excluded.value, error = excluded.error,
   attempts = excluded.attempts, finished_at = excluded.finished_at, expires_at = excluded.expires_at
 
--- name: pending_lease_many
-UPDATE pending AS p
-SET state = 1, attempt = v.attempt, lease_epoch = v.epoch, lease_owner = v.owner, lease_until = v.until,
-    started_at = v.now
-FROM unnest(
-  CAST(:attempt AS BIGINT[]),
-  CAST(:epoch AS BIGINT[]),
-  CAST(:owner AS TEXT[]),
-  CAST(:until AS BIGINT[]),
-  CAST(:now AS BIGINT[]),
-  CAST(:seq AS BIGINT[]))
-  AS v(attempt, epoch, owner, until, now, seq)
-WHERE p.seq = v.seq
-
 -- name: pending_again_many
 UPDATE pending AS p
 SET state = v.state, due_at = v.due_at, attempt = v.attempt, interrupted = v.interrupted, guard_until = v.guard_until,

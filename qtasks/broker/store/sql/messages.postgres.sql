@@ -44,6 +44,12 @@ WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:s
 DELETE FROM pending
 WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:seqs AS json)) AS k(value))
 
+-- name: pending_lease
+UPDATE pending
+SET state = 1, attempt = attempt + 1, lease_epoch = lease_epoch + 1, lease_owner = :owner, lease_until = :until,
+    started_at = :now
+WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST(:seqs AS json)) AS k(value))
+
 -- name: pending_called_off
 -- Of a node's own. What lost its queue runs to its end, and so do messages that are no tasks.
 SELECT p.seq

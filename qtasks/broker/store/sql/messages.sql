@@ -115,12 +115,6 @@ SELECT body
 FROM messages
 WHERE seq = :seq
 
--- name: pending_lease
-UPDATE pending
-SET state = 1, attempt = :attempt, lease_epoch = :epoch, lease_owner = :owner, lease_until = :until,
-    started_at = :now
-WHERE seq = :seq
-
 -- name: pending_again
 UPDATE pending
 SET state = :state, due_at = :due_at, attempt = :attempt, interrupted = :interrupted, guard_until = :guard_until,

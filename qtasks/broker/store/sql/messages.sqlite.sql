@@ -43,9 +43,8 @@ WHERE seq IN (SELECT value FROM json_each(:seqs))
 DELETE FROM pending
 WHERE seq IN (SELECT value FROM json_each(:seqs))
 
--- name: pending_lease_many
+-- name: pending_lease
 UPDATE pending
-SET state = 1, attempt = v.column1, lease_epoch = v.column2, lease_owner = v.column3, lease_until = v.column4,
-    started_at = v.column5
-FROM (VALUES (:attempt, :epoch, :owner, :until, :now, :seq)) AS v
-WHERE pending.seq = v.column6
+SET state = 1, attempt = attempt + 1, lease_epoch = lease_epoch + 1, lease_owner = :owner, lease_until = :until,
+    started_at = :now
+WHERE seq IN (SELECT value FROM json_each(:seqs))
