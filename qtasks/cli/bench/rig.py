@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -102,13 +102,14 @@ class Rig:
 
     def await_done(self, count: int) -> None:
         """Wait until so many tasks have run; raises `BrokerUnavailable` if none does for a minute."""
-        self._await(count, lambda: self.work.done)
+        self.await_number(count, lambda: self.work.done)
 
     def await_stamps(self, count: int) -> None:
         """Wait until so many calls of `stamp` have started, as `await_done` does."""
-        self._await(count, lambda: len(self.work.waits_ms))
+        self.await_number(count, lambda: len(self.work.waits_ms))
 
-    def _await(self, count: int, number: Any) -> None:
+    def await_number(self, count: int, number: Callable[[], int]) -> None:
+        """Wait until a number has come to `count`, as `await_done` does."""
         seen, seen_at = -1, stopwatch_ns()
         while (now := number()) < count:
             if now != seen:
