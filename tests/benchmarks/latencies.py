@@ -57,14 +57,16 @@ def arrive(subject: Subject, rate: float, span_s: float) -> float:
     def call(due_at: int, count: int) -> None:
         stamp.delay_many(stamp.call(due_at) for _ in range(count))
 
-    began_at, made = stopwatch_ns(), 0
+    began_at, made, calls = stopwatch_ns(), 0, []
     with ThreadPoolExecutor(CALLERS) as pool:
         for bunch in range(1, round(span_s * 1e9 / BUNCH_NS) + 1):
             due_at = began_at + bunch * BUNCH_NS
             time.sleep(max(0.0, (due_at - stopwatch_ns()) / 1e9))
             count = round(rate * bunch * BUNCH_NS / 1e9) - made
-            pool.submit(call, due_at, count)
+            calls.append(pool.submit(call, due_at, count))
             made += count
+        for each in calls:
+            each.result()
     ended_at = stopwatch_ns()
     rig.await_stamps(made)
     return 1e9 * made / (ended_at - began_at)

@@ -115,9 +115,9 @@ def about(read: Mapping[str, Any]) -> str:
     """Say on what and how it was measured."""
     versions = ", ".join(f"{name} {read[key]}" for name, key in VERSIONS)
     return (
-        f"{versions}, {read['cores']} cores, {read['system']}; medians of {read['runs']}; SQLite "
-        "synchronous=FULL, PostgreSQL fsync and synchronous_commit on; tasks that do nothing, with an argument "
-        f"of 64 bytes{'; QUICK: on so little that figures mean nothing' if read['is_quick'] else ''}"
+        f"{versions}, {read['cores']} cores, {read['system']}; medians of {read['runs']}; "
+        "SQLite synchronous=FULL, PostgreSQL fsync and synchronous_commit on; tasks that do nothing, with an "
+        f"argument of 64 bytes{'; QUICK: on so little that figures mean nothing' if read['is_quick'] else ''}"
     )
 
 
