@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qtasks.cli.bench import measuring
 from qtasks.cli.bench.machine import file_pace, seconds_since
 from qtasks.cli.bench.rig import TEXT
@@ -9,7 +11,7 @@ from qtasks.clock import SystemClock, stopwatch_ns
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.senders import HttpSender
-from tests.benchmarks.homes import Site, empty_endpoint, opened
+from tests.benchmarks.homes import Site, Subject, empty_endpoint, opened
 from tests.benchmarks.processes import TOKEN
 from tests.benchmarks.sizes import Programme
 
@@ -26,10 +28,27 @@ def enqueue(site: Site, programme: Programme) -> dict[str, float]:
     with opened(site) as subject:
         before = site.pace()
         figures = measuring.enqueue(subject.rig, programme.calls)
+        figures |= buffered(subject, programme.calls.many)
         figures["raw"] = (before + site.pace()) / 2
     if site.home.is_standalone:
         figures["client"] = client_pace(programme.calls.single)
     return figures
+
+
+def buffered(subject: Subject, count: int) -> dict[str, float]:
+    """Measure calls one by one through a buffer, until all of them are durable."""
+    make: Any = getattr(subject.rig.tasks, "buffered", None)
+    if make is None:
+        return {}
+    before = subject.done()
+    with measuring.paused(subject.rig):
+        began_at = stopwatch_ns()
+        with make() as buffer:
+            for _ in range(count):
+                buffer.delay(subject.rig.work.noop, TEXT)
+        rate = count / seconds_since(began_at)
+    subject.rig.await_number(before + count, subject.done)
+    return {"buffered": rate}
 
 
 def relaxed(site: Site, programme: Programme) -> dict[str, float]:

@@ -6,6 +6,7 @@ from qtasks.cli.bench.figures import FIGURES as USUAL
 from qtasks.cli.bench.figures import Figure
 
 _MORE = (
+    Figure("buffered", "calls through a buffer", "calls/s"),
     Figure("relaxed_1", ".delay(), one thread, durability relaxed", "calls/s"),
     Figure("relaxed_raw", "commits of one row, database alone, relaxed", "commits/s"),
     Figure("client", "single calls by the HTTP client alone", "calls/s"),
@@ -40,7 +41,8 @@ _MORE = (
 )
 
 _ORDER = (
-    "raw", "delay_1", "delay_8", "adelay_1", "adelay_64", "delay_many", "relaxed_1", "relaxed_raw", "client",
+    "raw", "delay_1", "delay_8", "adelay_1", "adelay_64", "delay_many", "buffered", "relaxed_1",
+    "relaxed_raw", "client",
     "backlog", "backlog_cpu_us", "tasks", "cpu_us", "plain", "plain_cpu_us", "naps",
     "idle_p50_ms", "idle_p99_ms", "load_rate", "load_kept", "load_p50_ms", "load_p99_ms",
     "result_p50_ms", "result_p99_ms",

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from qtasks.cli.bench import machine
 from qtasks.cli.connection import Connection
@@ -106,9 +106,11 @@ def with_schema(url: str, schema: str) -> str:
     >>> with_schema("postgresql://host/db?schema=mine&sslmode=require", "other")
     'postgresql://host/db?sslmode=require&schema=other'
     """
-    parts = urlsplit(url)
-    kept = [(name, value) for name, value in parse_qsl(parts.query) if name != "schema"]
-    return urlunsplit(parts._replace(query=urlencode([*kept, ("schema", schema)])))
+    where, _, query = url.partition("?")  # what puts a URL together would drop the `//` before no host
+    kept = [(name, value) for name, value in parse_qsl(query) if name != "schema"]
+    return (
+        f"{where}?{urlencode([*kept, ('schema', schema)], quote_via=quote)}"  # libpq takes no + for a space
+    )
 
 
 @contextmanager
