@@ -21,7 +21,7 @@ from tests.benchmarks.processes import environment
 from tests.support import ROOT
 
 REFERENCE = Path(__file__).with_name("instructions.json")
-TOLERANCE = 0.05
+TOLERANCE = 0.03
 PATIENCE_S = 1800
 SUMMARY = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)
 
