@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from qtasks.cli.bench.places import listen, with_schema
 from qtasks.errors import ConfigurationError
 from tests.support.cli import Shell, run
 from tests.support.postgres import Postgres
+from tests.support.processes import Processes
+from tests.support.waiting import eventually
 
 FEW = ("bench", "--tasks", "100", "--runs", "1")
 QUICK_NAMES = {"idle_p50_ms", "idle_p99_ms", "memory_mib", "raw"}
@@ -106,6 +109,20 @@ def _schemas(postgres: Postgres) -> list[tuple[str]]:
 
     with psycopg.connect(postgres.url("postgres")) as connection:
         return connection.execute("SELECT nspname FROM pg_namespace ORDER BY 1").fetchall()
+
+
+@pytest.mark.process
+def test_one_that_is_interrupted_leaves_nothing_either(project: Path) -> None:
+    with Processes(project) as processes:
+        ran = processes.python("-m", "qtasks", "bench", "--tasks", "100000", "--only", "tasks")
+        ran.expect("run 1 of 3")
+        eventually(lambda: [*project.glob(".qtasks-bench-*/bench.db")], "its database", of=[ran])
+        ran.send(signal.SIGINT)
+        code = ran.wait()
+
+    assert code == 1
+    assert "Aborted!" in ran.output
+    assert not [*project.glob(".qtasks-bench-*")]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ class Rig:
 
     @contextmanager
     def _working(self, listening: socket.socket | None) -> Iterator[None]:
-        """Run the loop with the app's lifespan, and serve its webhook where the broker is elsewhere."""
+        """Run the loop with the app's lifespan, and serve its webhook if there is a socket for it."""
         thread = threading.Thread(target=self._loop.run_forever, name="qtasks-bench", daemon=True)
         thread.start()
         lifespan = self.tasks.lifespan()
@@ -131,10 +131,8 @@ class Rig:
             with _hushed():
                 self.run(lifespan.__aenter__())
             try:
-                server = None if listening is None else self.run(_serve(self.tasks, listening))
-                yield
-                if server is not None:
-                    self.run(_stop(*server))
+                with self._served(listening):
+                    yield
             finally:
                 self._connection.close()
                 self.run(lifespan.__aexit__(None, None, None))
@@ -142,6 +140,17 @@ class Rig:
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join(PATIENCE_S)
             self._loop.close()
+
+    @contextmanager
+    def _served(self, listening: socket.socket | None) -> Iterator[None]:
+        if listening is None:
+            yield
+            return
+        serving = self.run(_serve(self.tasks, listening))
+        try:
+            yield
+        finally:
+            self.run(_stop(*serving))
 
 
 @contextmanager
