@@ -11,6 +11,7 @@ from qtasks.cli.bench.figures import Figure, shown
 from qtasks.cli.tables import Column, table
 from tests.benchmarks.bars import Judgement, Values, judge_home
 from tests.benchmarks.figures import FIGURES
+from tests.benchmarks.noise import Noise
 
 VERSIONS = (("qtasks", "qtasks"), ("Python", "python"), ("SQLite", "sqlite"), ("PostgreSQL", "postgresql"))
 COLUMNS_OF_PAGE = ("embedded", "standalone", "postgres")
@@ -92,7 +93,7 @@ def document(
 ) -> dict[str, Any]:
     """Write all that was found for programs; `rows` holds what can be worked out from `values`."""
     rows = [each.to_json() for home, values in found.items() for each in lines_of(home, values)]
-    return {**facts, "failures": failures, "stolen": noise, "values": found, "rows": rows}
+    return {**facts, "failures": failures, "noise": noise, "values": found, "rows": rows}
 
 
 def for_people(read: Mapping[str, Any]) -> Iterator[str]:
@@ -122,11 +123,14 @@ def about(read: Mapping[str, Any]) -> str:
 
 
 def noise_of(read: Mapping[str, Any]) -> Iterator[str]:
-    """Say what of it was disturbed by the machine's host, even when it was repeated."""
-    for home, kinds in read["stolen"].items():
-        for kind, shares in kinds.items():
-            if max(shares) > read["noisy"]:
-                yield f"noisy: {home} {kind}, up to {max(shares):.0%} of the CPU were taken by the host"
+    """Say what was disturbed by the machine's host, even when it was repeated, or by other processes."""
+    for home, kinds in read["noise"].items():
+        for kind, runs in kinds.items():
+            seen = [Noise(**each) for each in runs]
+            if loud := sum(each.is_loud for each in seen):
+                stolen, foreign = max(each.stolen for each in seen), max(each.foreign for each in seen)
+                taken = f"the host took up to {stolen:.0%} of the CPU, other processes {foreign:.0%}"
+                yield f"noisy: {home} {kind}, {loud} of {len(seen)}: {taken}"
 
 
 def markdown(read: Mapping[str, Any]) -> Iterator[str]:

@@ -23,17 +23,15 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from qtasks.cli.bench.figures import stolen_share  # noqa: E402
-from qtasks.cli.bench.machine import cpu_times  # noqa: E402
 from qtasks.version import VERSION  # noqa: E402
 from tests.benchmarks import report  # noqa: E402
 from tests.benchmarks.homes import HOMES  # noqa: E402
+from tests.benchmarks.noise import STEALING, Noise, Watch  # noqa: E402
 from tests.benchmarks.processes import environment  # noqa: E402
 from tests.benchmarks.session import KINDS  # noqa: E402
 from tests.support.postgres import Postgres, binaries, drop_postgres, new_postgres  # noqa: E402
 
 RUNS = 5
-NOISY = 0.05
 TRIES = 3
 PATIENCE_S = 1800
 ONCE = ("waiting", "depth")
@@ -49,33 +47,33 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What the runs have found so far: figures by home, and the host's share of each measurement."""
+    """What the runs have found so far: figures by home, and what disturbed each measurement."""
 
     values: defaultdict[str, defaultdict[str, list[float]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
-    stolen: defaultdict[str, defaultdict[str, list[float]]] = field(
+    noise: defaultdict[str, defaultdict[str, list[dict[str, float]]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
     failures: list[str] = field(default_factory=list)
 
-    def note(self, home: str, kind: str, figures: Measured, share: float) -> None:
+    def note(self, home: str, kind: str, figures: Measured, noise: Noise) -> None:
         """Take in a measurement, of which a figure may have several values."""
         for name, value in figures.items():
             self.values[home][name] += value if isinstance(value, list) else [value]
-        self.stolen[home][kind].append(share)
+        self.noise[home][kind].append(noise.to_json())
 
 
-def measure(home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> tuple[Measured, float]:
-    """Measure one kind at one home, again while the machine is noisy; gives figures and the host's share."""
+def measure(home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> tuple[Measured, Noise]:
+    """Measure one kind at one home, again while the host takes much; gives figures and what disturbed."""
     tries = []
     for _ in range(TRIES):
-        before = cpu_times()
+        watch = Watch([] if server is None else [server.pid])
         figures = _measure(home, kind, server, is_quick=is_quick)
-        tries.append((figures, stolen_share(before, cpu_times())))
-        if tries[-1][1] <= NOISY:
+        tries.append((figures, watch.noise()))
+        if tries[-1][1].stolen <= STEALING:
             break
-    return min(tries, key=lambda each: each[1])
+    return min(tries, key=lambda each: each[1].stolen)
 
 
 def _measure(home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> Measured:
@@ -112,7 +110,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
                     if kind in HOMES[home].kinds and not (number and kind in ONCE):
                         _turn(journal, home, kind, server, is_quick=options.quick)
             _say(f"run {number + 1} of {options.runs} is done")
-            read = report.document(journal.values, facts, journal.stolen, journal.failures)
+            read = report.document(journal.values, facts, journal.noise, journal.failures)
             if options.out is not None:
                 options.out.write_text(json.dumps(read, indent=1))
     return read
@@ -121,12 +119,12 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
 def _turn(journal: Journal, home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> None:
     """Measure and note; what fails is told at the end, and does not cost what else was found in an hour."""
     try:
-        figures, share = measure(home, kind, server, is_quick=is_quick)
+        figures, noise = measure(home, kind, server, is_quick=is_quick)
     except Failed as error:
         journal.failures.append(f"{home} {kind}: {str(error).splitlines()[-1]}")
         _say(f"{home} {kind} failed:\n{error}")
         return
-    journal.note(home, kind, figures, share)
+    journal.note(home, kind, figures, noise)
     _say(f"{home} {kind}: {_brief(figures)}")
 
 
@@ -165,7 +163,6 @@ def _facts(options: argparse.Namespace) -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "runs": options.runs,
         "is_quick": options.quick,
-        "noisy": NOISY,
     }
 
 

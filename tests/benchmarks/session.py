@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from qtasks.broker.store.postgres_links import Place
+from qtasks.cli.bench.machine import drop_schema
 from tests.benchmarks import batches, draining, enqueueing, footprint, latencies, storing
 from tests.benchmarks.homes import HOMES, Site
 from tests.benchmarks.sizes import FULL, QUICK, Programme
@@ -49,7 +51,11 @@ def main() -> None:
     with TemporaryDirectory(prefix="qtasks-bench-") as name:
         url = options.store or f"sqlite:///{Path(name) / 'bench.db'}"
         site = Site(HOMES[options.home], Path(name), url, options.server)
-        found = KINDS[options.kind](site, QUICK if options.quick else FULL)
+        try:
+            found = KINDS[options.kind](site, QUICK if options.quick else FULL)
+        finally:
+            if options.store:  # or the server would go on to look after it
+                drop_schema(Place.parse(options.store))
     json.dump(found, sys.stdout)
 
 

@@ -15,7 +15,7 @@ from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.postgres import PostgresDatabase
 from qtasks.broker.store.records import Claim, Delivered, NewMessage, Reply, Settlement
 from qtasks.broker.store.sqlite import SqliteDatabase
-from qtasks.cli.bench.machine import seconds_since
+from qtasks.cli.bench.machine import drop_schema, seconds_since
 from qtasks.cli.bench.places import with_schema
 from qtasks.clock import stopwatch_ns
 from tests.benchmarks.homes import Site
@@ -54,7 +54,7 @@ def depth(site: Site, programme: Programme) -> dict[str, list[float]]:
                 found[name].append(1e6 / _pass_through(database, queue_names, now, min(ROUND, 3 * low)))
     finally:
         for database, _ in opened.values():
-            database.close()
+            _drop(database)
     pairs = {
         "deep_ratio": ("cost_1m_us", "cost_1k_us"),
         "wide_ratio": ("cost_10k_queues_us", "cost_1_queue_us"),
@@ -77,7 +77,13 @@ def store(site: Site, programme: Programme) -> dict[str, float]:
             "store_cycle_200": _cycle(database, now, 200, programme.stored),
         }
     finally:
-        database.close()
+        _drop(database)
+
+
+def _drop(database: Database) -> None:
+    database.close()
+    if isinstance(database, PostgresDatabase):
+        drop_schema(database.place)
 
 
 def _open(site: Site, name: str, durability: str = "full") -> Database:

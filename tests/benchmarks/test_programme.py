@@ -15,14 +15,15 @@ from tests.benchmarks.bars import BARS, judge, judge_home
 from tests.benchmarks.figures import FIGURES
 from tests.benchmarks.homes import HOMES
 from tests.benchmarks.instructions import per_round, regressed, told
-from tests.benchmarks.processes import cpu_seconds, environment, rss_mib
+from tests.benchmarks.noise import Noise, foreign_share
+from tests.benchmarks.processes import TICKS, cpu_seconds, environment, rss_mib
 from tests.benchmarks.run import Journal
 from tests.benchmarks.session import KINDS
 from tests.support import ROOT
 
 FACTS: dict[str, object] = {
     "qtasks": "0.1.0", "python": "3.11.7", "sqlite": "3.40.1", "postgresql": None, "cores": 2,
-    "system": "Linux 6", "runs": 3, "is_quick": False, "noisy": 0.05,
+    "system": "Linux 6", "runs": 3, "is_quick": False,
 }  # fmt: skip
 VALUES = {
     "embedded": {
@@ -34,8 +35,9 @@ VALUES = {
 }
 
 
-def document(**stolen: Any) -> dict[str, Any]:
-    written = report.document(VALUES, FACTS, {"embedded": stolen}, ["standalone load: it hung"])
+def document(**noise: list[Noise]) -> dict[str, Any]:
+    told = {kind: [each.to_json() for each in runs] for kind, runs in noise.items()}
+    written = report.document(VALUES, FACTS, {"embedded": told}, ["standalone load: it hung"])
     read: dict[str, Any] = json.loads(json.dumps(written))
     return read
 
@@ -75,7 +77,9 @@ def test_what_was_measured_once_counts_for_all_runs() -> None:
 
 
 def test_people_see_each_figure_with_its_bar_and_what_was_noisy_or_failed() -> None:
-    lines = list(report.for_people(document(latency=[0.01, 0.12], enqueue=[0.05])))
+    lines = list(
+        report.for_people(document(latency=[Noise(0.01, 0.11), Noise(0.12, 0)], enqueue=[Noise(0.05, 0.1)]))
+    )
 
     rows = {each.partition("  ")[0]: each.split() for each in lines}
     assert rows[".delay(), one thread"][-4:] == ["≥", "3,500", "1.00", "ok"]
@@ -83,7 +87,7 @@ def test_people_see_each_figure_with_its_bar_and_what_was_noisy_or_failed() -> N
     assert rows["tasks run, from a backlog"][-6:] == ["123", "100", "150", "tasks/s", "-", "-"]
     assert lines[-3:] == [
         "1 of the bars are not met",
-        "noisy: embedded latency, up to 12% of the CPU were taken by the host",
+        "noisy: embedded latency, 2 of 2: the host took up to 12% of the CPU, other processes 11%",
         "failed: standalone load: it hung",
     ]
 
@@ -105,7 +109,7 @@ def test_a_page_gets_the_homes_side_by_side_and_others_below() -> None:
 def test_programs_get_values_and_what_can_be_worked_out_of_them() -> None:
     read = document()
 
-    assert read.keys() == {*FACTS, "failures", "stolen", "values", "rows"}
+    assert read.keys() == {*FACTS, "failures", "noise", "values", "rows"}
     assert read["values"] == VALUES
     assert read["rows"][1] == {
         "home": "embedded", "figure": "delay_1", "unit": "calls/s",
@@ -117,12 +121,15 @@ def test_programs_get_values_and_what_can_be_worked_out_of_them() -> None:
 
 def test_a_journal_takes_single_values_and_those_of_rounds() -> None:
     journal = Journal()
-    journal.note("embedded", "depth", {"deep_ratio": [1.0, 1.1]}, 0.01)
-    journal.note("embedded", "tasks", {"tasks": 5.0}, 0.02)
-    journal.note("embedded", "tasks", {"tasks": 6.0}, 0.03)
+    journal.note("embedded", "depth", {"deep_ratio": [1.0, 1.1]}, Noise(0, 0))
+    journal.note("embedded", "tasks", {"tasks": 5.0}, Noise(0.01, 0))
+    journal.note("embedded", "tasks", {"tasks": 6.0}, Noise(0.5, 0.1))
 
     assert journal.values["embedded"] == {"deep_ratio": [1.0, 1.1], "tasks": [5.0, 6.0]}
-    assert journal.stolen["embedded"] == {"depth": [0.01], "tasks": [0.02, 0.03]}
+    assert journal.noise["embedded"]["tasks"] == [
+        {"stolen": 0.01, "foreign": 0},
+        {"stolen": 0.5, "foreign": 0.1},
+    ]
 
 
 def test_homes_kinds_bars_and_figures_go_together() -> None:
@@ -145,6 +152,25 @@ def test_a_measurement_finds_figures_that_are_known() -> None:
     found = json.loads(ran.stdout)
     assert found.keys() == {"tasks", "cpu_us"}
     assert found["tasks"] > 0
+
+
+def test_what_is_neither_ours_nor_idle_nor_stolen_is_of_other_processes() -> None:
+    before = [0] * 10
+    after = [
+        30,
+        0,
+        10,
+        40,
+        5,
+        0,
+        5,
+        10,
+        3,
+        3,
+    ]  # user, nice, system, idle, waiting, two kinds of interrupts, stolen
+
+    assert foreign_share(before, after, 20 / TICKS) == pytest.approx(0.25)
+    assert foreign_share(before, after, 99 / TICKS) == 0
 
 
 def test_one_round_is_what_more_rounds_take_more() -> None:
