@@ -22,9 +22,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Give this process's environment without what would configure qtasks."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QTASKS_", "QSTASH_"))}
-    return kept | more
+    """Give this process's environment without what would configure qtasks, but for what is for benchmarks."""
+    return {name: value for name, value in os.environ.items() if not _is_setting(name)} | more
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith(("QTASKS_", "QSTASH_")) and not name.startswith("QTASKS_BENCH_")
 
 
 @contextmanager
