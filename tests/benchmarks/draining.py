@@ -55,7 +55,7 @@ def drain(subject: Subject, task: Any, count: int) -> tuple[float, float]:
     """Fill a backlog while the queue is paused, then run it; gives tasks a second and µs of CPU for each."""
     before = subject.done()
     with paused(subject.rig):
-        fill(task, count)
+        fill(subject.rig, task, count)
         spent, began_at = cpu_seconds(subject.pids), stopwatch_ns()
     subject.rig.await_number(before + count, subject.done)
     rate = count / seconds_since(began_at)

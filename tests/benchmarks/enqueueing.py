@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from qtasks.cli.bench import measuring
 from qtasks.cli.bench.machine import file_pace, seconds_since
-from qtasks.cli.bench.rig import TEXT
+from qtasks.cli.bench.rig import SIZE
 from qtasks.clock import SystemClock, stopwatch_ns
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Outgoing
@@ -19,7 +20,7 @@ WARM = 50
 BODY = (
     b'{"v":1,"task":"bench.noop","id":"tsk_0123456789abcdef0123456789abcdef","args":["%s"],"kwargs":{},"meta":'
     b'{"destination":"http://127.0.0.1:8000/run","enqueuedAt":1700000000000,"queue":"bench","retries":3}}'
-    % TEXT.encode()
+    % (b"x" * SIZE)
 )
 
 
@@ -45,7 +46,7 @@ def buffered(subject: Subject, count: int) -> dict[str, float]:
         began_at = stopwatch_ns()
         with make() as buffer:
             for _ in range(count):
-                buffer.delay(subject.rig.work.noop, TEXT)
+                buffer.delay(subject.rig.work.noop, subject.rig.text)
         rate = count / seconds_since(began_at)
     subject.rig.await_number(before + count, subject.done)
     return {"buffered": rate}
@@ -54,7 +55,9 @@ def buffered(subject: Subject, count: int) -> dict[str, float]:
 def relaxed(site: Site, programme: Programme) -> dict[str, float]:
     """Measure one thread where a power cut may lose the newest calls."""
     with opened(site, durability="relaxed") as subject, measuring.paused(subject.rig):
-        rate = measuring.calls_per_second(subject.rig.work.noop.delay, 1, programme.calls.single)
+        rate = measuring.calls_per_second(
+            partial(subject.rig.work.noop.delay, subject.rig.text), 1, programme.calls.single
+        )
     return {"relaxed_1": rate, "relaxed_raw": file_pace(site.folder, "relaxed")}
 
 

@@ -27,7 +27,7 @@ def waiting(site: Site, programme: Programme) -> dict[str, float]:
         rig, before = subject.rig, subject.done()
         wanted = programme.waiting // RUN_OF
         rig.pause()
-        fill(rig.work.noop, programme.waiting)
+        fill(rig, rig.work.noop, programme.waiting)
         sizes = [rss_mib(subject.keeper)]
         began_at = stopwatch_ns()
         rig.resume()

@@ -36,7 +36,7 @@ def test_all_is_measured_on_a_new_file_that_is_gone_afterwards(project: Path) ->
     assert list(found) == [each.name for each in FIGURES]
     assert all(0 < each["least"] <= each["median"] <= each["most"] for each in found.values())
     assert found["idle_p50_ms"]["median"] <= found["idle_p99_ms"]["median"]
-    assert (ran.json["durability"], ran.json["tasks"], ran.json["runs"]) == ("synchronous=FULL", 100, 1)
+    assert (ran.json["durability"], ran.json["tasks"], ran.json["size"]) == ("synchronous=FULL", 100, 64)
     assert ran.err == f"run 1 of 1: embedded, a new file in {project}\n"
     assert [each.name for each in project.iterdir()] == ["pyproject.toml"]
 
@@ -54,7 +54,7 @@ def test_people_get_a_table_with_what_it_was_measured_on() -> None:
 
 
 def test_lines_of_json_are_the_figures() -> None:
-    ran = run(*FEW, "--only", "latency", "--jsonl")
+    ran = run(*FEW, "--only", "latency", "--jsonl", "--size", "5000")
 
     assert {each["figure"] for each in ran.lines} == QUICK_NAMES
 

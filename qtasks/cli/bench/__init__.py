@@ -45,6 +45,9 @@ COLUMNS: tuple[Column[Summary], ...] = (
 @click.option(
     "--tasks", "count", default=10_000, type=click.IntRange(100, 1_000_000), help="How long a backlog is."
 )
+@click.option(
+    "--size", default=64, type=click.IntRange(0, 1_000_000), help="How many bytes a call's argument has."
+)
 @click.option("--runs", default=3, type=click.IntRange(1, 100), help="How often all is measured.")
 @click.option("--only", multiple=True, type=click.Choice(KINDS), help="Measure this alone; may be repeated.")
 @click.option(
@@ -62,6 +65,7 @@ def bench(
     *,
     broker: str | None,
     count: int,
+    size: int,
     runs: int,
     only: tuple[str, ...],
     durability: str,
@@ -69,7 +73,7 @@ def bench(
 ) -> None:
     """Measure what a broker does on this machine: calls accepted, tasks run, latency, memory.
 
-    Tasks do nothing, and have an argument of 64 bytes. Nothing of yours is touched: QTASKS_BROKER does not
+    Tasks do nothing. Nothing of yours is touched: QTASKS_BROKER does not
     count, and what is measured is made for it and removed afterwards. A broker at http://… needs its token in
     QTASKS_TOKEN, does this work beside its own, and keeps the log of it.
     """
@@ -78,14 +82,14 @@ def bench(
     from qtasks.settings import Settings
 
     settings = replaced(Settings.from_env(), broker)
-    name, place = choose(settings, address=address, durability=durability, out=out)
+    name, place = choose(settings, address=address, durability=durability, size=size, out=out)
     found, stolen, in_force = [], [], ""
     for number in range(runs):
         out.say(f"run {number + 1} of {runs}: {name}")
         figures, share, in_force = measure(place, Sizes.of(count), only or KINDS)
         found.append(figures)
         stolen.append(share)
-    show(out, summarise(found), facts(name, in_force, runs, count), stolen)
+    show(out, summarise(found), facts(name, in_force, runs, count, size), stolen)
 
 
 def measure(place: Place, sizes: Sizes, kinds: Sequence[str]) -> tuple[dict[str, float], float, str]:
@@ -107,12 +111,13 @@ def measure(place: Place, sizes: Sizes, kinds: Sequence[str]) -> tuple[dict[str,
     return figures, stolen_share(before, machine.cpu_times()), at.durability
 
 
-def facts(name: str, durability: str, runs: int, count: int) -> dict[str, object]:
+def facts(name: str, durability: str, runs: int, count: int, size: int) -> dict[str, object]:
     """Say what was measured, and on what."""
     return {
         "broker": name,
         "durability": durability,
         "tasks": count,
+        "size": size,
         "runs": runs,
         "qtasks": VERSION,
         "python": platform.python_version(),

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtasks.cli.bench.figures import percentile
 from qtasks.cli.bench.machine import seconds_since
-from qtasks.cli.bench.rig import TEXT
 from qtasks.clock import stopwatch_ns
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ class Sizes:
 def enqueue(rig: Rig, sizes: Sizes) -> dict[str, float]:
     """Measure how many calls a second are accepted, durably, from threads, coroutines and in bulk."""
     noop, before = rig.work.noop, rig.work.done
+    delay, adelay = partial(noop.delay, rig.text), partial(noop.adelay, rig.text)
     with paused(rig):
         figures = {
-            "delay_1": calls_per_second(noop.delay, 1, sizes.single),
-            "delay_8": calls_per_second(noop.delay, 8, sizes.each_of_8),
-            "adelay_1": rig.run(awaited_per_second(noop.adelay, 1, sizes.single)),
-            "adelay_64": rig.run(awaited_per_second(noop.adelay, TOGETHER, sizes.together)),
-            "delay_many": many_per_second(noop, sizes.many),
+            "delay_1": calls_per_second(delay, 1, sizes.single),
+            "delay_8": calls_per_second(delay, 8, sizes.each_of_8),
+            "adelay_1": rig.run(awaited_per_second(adelay, 1, sizes.single)),
+            "adelay_64": rig.run(awaited_per_second(adelay, TOGETHER, sizes.together)),
+            "delay_many": many_per_second(rig, sizes.many),
         }
     made = 2 * sizes.single + 8 * sizes.each_of_8 + sizes.together // TOGETHER * TOGETHER + sizes.many
     rig.await_done(before + made)
@@ -81,7 +82,7 @@ def latency(rig: Rig, sizes: Sizes) -> dict[str, float]:
 
 def results(rig: Rig, sizes: Sizes) -> dict[str, float]:
     """Measure how long after the call its caller has the result, when nothing else goes on."""
-    spans = rig.run(round_trips_ms(rig.work.echo, sizes.stamps))
+    spans = rig.run(round_trips_ms(rig, sizes.stamps))
     return {"result_p50_ms": percentile(spans, 0.5), "result_p99_ms": percentile(spans, 0.99)}
 
 
@@ -104,14 +105,14 @@ def paused(rig: Rig) -> Iterator[None]:
         rig.resume()
 
 
-def calls_per_second(call: Callable[[str], object], threads: int, each: int) -> float:
+def calls_per_second(call: Callable[[], object], threads: int, each: int) -> float:
     """Call from several threads at once."""
     barrier = threading.Barrier(threads + 1)
 
     def enqueue() -> None:
         barrier.wait()
         for _ in range(each):
-            call(TEXT)
+            call()
 
     with ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(enqueue) for _ in range(threads)]
@@ -122,47 +123,48 @@ def calls_per_second(call: Callable[[str], object], threads: int, each: int) -> 
         return threads * each / seconds_since(began_at)
 
 
-async def awaited_per_second(call: Callable[[str], Any], together: int, count: int) -> float:
+async def awaited_per_second(call: Callable[[], Any], together: int, count: int) -> float:
     """Call from several coroutines of one loop, each of which waits for its own answer before it goes on."""
 
     async def enqueue() -> None:
         for _ in range(count // together):
-            await call(TEXT)
+            await call()
 
     began_at = stopwatch_ns()
     await asyncio.gather(*(enqueue() for _ in range(together)))
     return count // together * together / seconds_since(began_at)
 
 
-def many_per_second(task: Any, count: int) -> float:
+def many_per_second(rig: Rig, count: int) -> float:
     """Make many calls by one `delay_many`, durable and with a handle each when it returns."""
     began_at = stopwatch_ns()
-    task.delay_many(task.call(TEXT) for _ in range(count))
+    noop = rig.work.noop
+    noop.delay_many(noop.call(rig.text) for _ in range(count))
     return count / seconds_since(began_at)
 
 
-def fill(task: Any, count: int) -> None:
+def fill(rig: Rig, task: Any, count: int) -> None:
     """Make a backlog, without keeping the handles of all calls."""
     for first in range(0, count, CHUNK):
-        task.delay_many(task.call(TEXT) for _ in range(min(CHUNK, count - first)))
+        task.delay_many(task.call(rig.text) for _ in range(min(CHUNK, count - first)))
 
 
 def drain_rate(rig: Rig, task: Any, count: int) -> float:
     """Fill a backlog while the queue is paused, then time its execution from end to end."""
     before = rig.work.done
     with paused(rig):
-        fill(task, count)
+        fill(rig, task, count)
         began_at = stopwatch_ns()
     rig.await_done(before + count)
     return count / seconds_since(began_at)
 
 
-async def round_trips_ms(task: Any, count: int) -> list[float]:
+async def round_trips_ms(rig: Rig, count: int) -> list[float]:
     """Call and wait for the result, one after the other."""
     spans = []
     for _ in range(count):
         began_at = stopwatch_ns()
-        await (await task.adelay(TEXT)).aget(timeout=10)
+        await (await rig.work.echo.adelay(rig.text)).aget(timeout=10)
         spans.append(1000 * seconds_since(began_at))
         await asyncio.sleep(IDLE_S)
     return spans

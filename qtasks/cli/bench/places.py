@@ -45,7 +45,9 @@ Place = Callable[[], AbstractContextManager[Bench]]
 """Opens a place for one run."""
 
 
-def choose(settings: Settings, *, address: str | None, durability: str, out: Output) -> tuple[str, Place]:
+def choose(
+    settings: Settings, *, address: str | None, durability: str, size: int, out: Output
+) -> tuple[str, Place]:
     """Give the place that the settings' broker names, and what a person calls it."""
     if settings.home is HomeKind.HOSTED:
         raise ConfigurationError(
@@ -54,19 +56,19 @@ def choose(settings: Settings, *, address: str | None, durability: str, out: Out
     if settings.home is not HomeKind.SQLITE and durability != "full":
         raise ConfigurationError("--durability is for SQLite; others are as durable as they were started")
     if settings.home is HomeKind.HTTP:
-        return f"the broker at {settings.address}", partial(elsewhere, settings, address, out)
+        return f"the broker at {settings.address}", partial(elsewhere, settings, address, size, out)
     if address is not None:
         raise ConfigurationError(
             "--address is for a broker elsewhere; an embedded one needs no way to the app"
         )
     if settings.home is HomeKind.POSTGRES:
-        return "embedded, on PostgreSQL", partial(on_postgres, settings.broker)
+        return "embedded, on PostgreSQL", partial(on_postgres, settings.broker, size)
     folder = database_path(settings.broker).parent
-    return f"embedded, a new file in {folder}", partial(on_file, folder, durability)
+    return f"embedded, a new file in {folder}", partial(on_file, folder, durability, size)
 
 
 @contextmanager
-def on_file(folder: Path, durability: str) -> Iterator[Bench]:
+def on_file(folder: Path, durability: str, size: int) -> Iterator[Bench]:
     """Measure an embedded broker on a new SQLite file in a folder, so on the disk that an app would have."""
     from qtasks.cli.bench.rig import at_work
 
@@ -80,12 +82,12 @@ def on_file(folder: Path, durability: str) -> Iterator[Bench]:
         path = Path(name) / "bench.db"
         settings = Settings(broker=f"sqlite:///{path}", durability=durability)
         level = "FULL" if durability == "full" else "NORMAL, so a power cut may lose the newest"
-        with at_work(settings, QUEUE) as rig:
+        with at_work(settings, QUEUE, size=size) as rig:
             yield Bench(rig, f"synchronous={level}", partial(machine.file_pace, Path(name), durability))
 
 
 @contextmanager
-def on_postgres(url: str) -> Iterator[Bench]:
+def on_postgres(url: str, size: int) -> Iterator[Bench]:
     """Measure an embedded broker in a schema of its own, which no other process looks at."""
     from qtasks.broker.store.postgres_links import Place as Schema
     from qtasks.cli.bench.rig import at_work
@@ -94,7 +96,7 @@ def on_postgres(url: str) -> Iterator[Bench]:
     store = with_schema(url, f"qtasks_bench_{ids.boot_id()}")
     schema = Schema.parse(store)
     try:
-        with at_work(Settings(broker=store, secrets=(ids.secret(),)), QUEUE) as rig:
+        with at_work(Settings(broker=store, secrets=(ids.secret(),)), QUEUE, size=size) as rig:
             yield Bench(rig, machine.server_durability(schema), partial(machine.server_pace, schema))
     finally:
         machine.drop_schema(schema)
@@ -114,7 +116,7 @@ def with_schema(url: str, schema: str) -> str:
 
 
 @contextmanager
-def elsewhere(settings: Settings, address: str | None, out: Output) -> Iterator[Bench]:
+def elsewhere(settings: Settings, address: str | None, size: int, out: Output) -> Iterator[Bench]:
     """Measure a running broker by a queue of its own, with this process as the app."""
     from qtasks.cli.bench.rig import at_work
     from qtasks.client import calls
@@ -132,7 +134,7 @@ def elsewhere(settings: Settings, address: str | None, out: Output) -> Iterator[
             public_url=public_url,
         )
         try:
-            with at_work(known, queue, listening=listening) as rig:
+            with at_work(known, queue, listening=listening, size=size) as rig:
                 yield Bench(rig, "as the broker was started with", has_broker=False)
         finally:
             listening.close()

@@ -27,7 +27,8 @@ from qtasks.tasks.queues import Queue
 
 T = TypeVar("T")
 
-TEXT = "x" * 64
+SIZE = 64
+"""Bytes of a call's argument, unless it is told otherwise."""
 PARALLELISM = 1000
 CONCURRENCY = 64
 KEPT_S = 300
@@ -75,9 +76,10 @@ class Workload:
 class Rig:
     """An app with its broker, from `at_work`."""
 
-    def __init__(self, settings: Settings, queue: str, concurrency: int) -> None:
+    def __init__(self, settings: Settings, queue: str, concurrency: int, size: int) -> None:
         self.settings = settings
         self.queue = queue
+        self.text = "x" * size
         self.tasks = QTasks(
             settings=settings,
             queues={queue: Queue(parallelism=PARALLELISM)},
@@ -155,16 +157,22 @@ class Rig:
 
 @contextmanager
 def at_work(
-    settings: Settings, queue: str, *, listening: socket.socket | None = None, concurrency: int = CONCURRENCY
+    settings: Settings,
+    queue: str,
+    *,
+    listening: socket.socket | None = None,
+    concurrency: int = CONCURRENCY,
+    size: int = SIZE,
 ) -> Iterator[Rig]:
     """Have an app with these settings run for the block, its queue warmed by one task.
 
-    `listening` is a socket for its webhook, if its broker reaches it over HTTP. What is left of its tasks is
+    Calls have an argument of `size` bytes. `listening` is a socket for its webhook, if its broker reaches it
+    over HTTP. What is left of its tasks is
     the caller's to remove.
     """
-    rig = Rig(settings, queue, concurrency)
+    rig = Rig(settings, queue, concurrency, size)
     with rig._working(listening):
-        rig.work.noop.delay(TEXT)
+        rig.work.noop.delay(rig.text)
         rig.await_done(1)
         yield rig
 
