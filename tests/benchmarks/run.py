@@ -35,7 +35,7 @@ RUNS = 5
 TRIES = 3
 PATIENCE_S = 1800
 ONCE = ("waiting", "depth")
-"""Kinds that are measured in the first run alone: one is not noisy, the other makes rounds of its own."""
+"""Kinds that are measured once, however noisy: one is of memory, the other of ratios in rounds of its own."""
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 Measured = dict[str, Any]
@@ -67,7 +67,7 @@ class Journal:
 def measure(home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> tuple[Measured, Noise]:
     """Measure one kind at one home, again while the host takes much; gives figures and what disturbed."""
     tries = []
-    for _ in range(TRIES):
+    for _ in range(1 if kind in ONCE else TRIES):
         watch = Watch([] if server is None else [server.pid])
         figures = _measure(home, kind, server, is_quick=is_quick)
         tries.append((figures, watch.noise()))
