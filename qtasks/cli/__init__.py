@@ -24,6 +24,7 @@ COMMANDS = {
     "tokens": ("qtasks.cli.tokens:tokens", "Tokens of the broker's API."),
     "db": ("qtasks.cli.db:db", "The store itself: migrate, check, back up, restore."),
     "doctor": ("qtasks.cli.doctor:doctor", "Whether your setup is right, and how to mend it."),
+    "bench": ("qtasks.cli.bench:bench", "Measure a broker on this machine."),
     "health": ("qtasks.cli.health:health", "Whether a broker is well: for container checks."),
     "completion": ("qtasks.cli.completion:completion", "Completion for your shell."),
 }

@@ -1,9 +1,7 @@
-"""`scripts/bench`: measures both homes, interleaved with the pace of the disk, and prints medians.
+"""`scripts/bench`: measures all homes, each kind of figure in a process of its own, against their bars.
 
-scripts/bench [--runs N] [--json] [--wire | --postgres]
-
-With --wire it measures the API of a standalone broker with a million rows behind it instead, with
---postgres an app and the store on a PostgreSQL of its own (fsync and synchronous_commit on).
+A measurement during which the host took more than 5 % of the CPU is made again, up to three times, and the
+least disturbed one counts. `--wire` and `--instructions` measure something else.
 """
 
 from __future__ import annotations
@@ -13,142 +11,208 @@ import json
 import os
 import platform
 import sqlite3
-import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.benchmarks.measure import RUNS, cpu_times, raw_commits_per_second, stolen_share  # noqa: E402
+from qtasks.version import VERSION  # noqa: E402
+from tests.benchmarks import report  # noqa: E402
+from tests.benchmarks.homes import HOMES  # noqa: E402
+from tests.benchmarks.noise import STEALING, Noise, Watch  # noqa: E402
+from tests.benchmarks.processes import environment  # noqa: E402
+from tests.benchmarks.session import KINDS  # noqa: E402
+from tests.support.postgres import Postgres, binaries, drop_postgres, new_postgres  # noqa: E402
 
-Runs = dict[str, dict[str, list[float]]]
+RUNS = 5
+TRIES = 3
+PATIENCE_S = 1800
+ONCE = ("waiting", "depth")
+"""Kinds that are measured once, however noisy: one is of memory, the other of ratios in rounds of its own."""
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
-HOMES = ("embedded", "standalone")
-UNITS = {
-    "raw": "commits/s",
-    "delay_1": "calls/s",
-    "delay_8": "calls/s",
-    "delay_many": "calls/s",
-    "tasks": "tasks/s",
-    "batch_100": "messages/s",
-    "batch_500": "messages/s",
-    "enqueue_100": "messages/s",
-    "enqueue_500": "messages/s",
-    "cycle_64": "messages/s",
-    "cycle_200": "messages/s",
-    "plain_tasks": "tasks/s",
-    "rss_mib": "MiB",
-    "stolen": "share",
-}
+Measured = dict[str, Any]
 
 
-def measure_once(home: str, folder: Path) -> dict[str, float]:
-    """Measure a home in a process of its own, with the disk's pace right before and after."""
-    before = cpu_times()
-    raw = raw_commits_per_second(folder)
-    env = os.environ | {"QTASKS_BROKER": f"sqlite:///{folder / 'bench.db'}", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", f"tests.benchmarks.{home}"]
-    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    if found.returncode:
-        raise SystemExit(f"{home}: {found.stderr}")
-    figures: dict[str, float] = json.loads(found.stdout)
-    figures["raw"] = (raw + raw_commits_per_second(folder)) / 2
-    figures["delay_1_of_raw"] = figures["delay_1"] / figures["raw"]
-    figures["delay_8_of_raw"] = figures["delay_8"] / figures["raw"]
-    figures["stolen"] = stolen_share(before, cpu_times())
-    return figures
+class Failed(Exception):
+    """A measurement came to no end; says what it printed."""
 
 
-def measure_homes(count: int) -> Runs:
-    """Measure both homes, one after the other, so that what disturbs one disturbs both."""
-    runs: Runs = {home: defaultdict(list) for home in HOMES}
-    for n in range(count):
-        for home in HOMES:
-            with TemporaryDirectory(prefix="qtasks-bench-") as folder:
-                for name, value in measure_once(home, Path(folder)).items():
-                    runs[home][name].append(value)
-            print(f"run {n + 1} of {count}: {home} done", file=sys.stderr)
-    return runs
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What the runs have found so far: figures by home, and what disturbed each measurement."""
+
+    values: defaultdict[str, defaultdict[str, list[float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    noise: defaultdict[str, defaultdict[str, list[dict[str, float]]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    failures: list[str] = field(default_factory=list)
+
+    def note(self, home: str, kind: str, figures: Measured, noise: Noise) -> None:
+        """Take in a measurement, of which a figure may have several values."""
+        for name, value in figures.items():
+            self.values[home][name] += value if isinstance(value, list) else [value]
+        self.noise[home][kind].append(noise.to_json())
 
 
-def measure_wire(count: int) -> Runs:
-    """Measure the API, on a file that is filled once: that takes a minute."""
-    command = [sys.executable, "-m", "tests.benchmarks.wire", str(count)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
-    if found.returncode:
-        raise SystemExit(f"wire: {found.stderr}")
-    return {"wire": json.loads(found.stdout)}
+def measure(home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> tuple[Measured, Noise]:
+    """Measure one kind at one home, again while the host takes much; gives figures and what disturbed."""
+    tries = []
+    for _ in range(1 if kind in ONCE else TRIES):
+        watch = Watch([] if server is None else [server.pid])
+        figures = _measure(home, kind, server, is_quick=is_quick)
+        tries.append((figures, watch.noise()))
+        if tries[-1][1].stolen <= STEALING:
+            break
+    return min(tries, key=lambda each: each[1].stolen)
 
 
-def measure_postgres(count: int) -> Runs:
-    """Measure an app and a broker on PostgreSQL, and the store itself, on a server started for them."""
-    from tests.benchmarks import postgres
-    from tests.support.postgres import drop_postgres, new_postgres
+def _measure(home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> Measured:
+    command = [sys.executable, "-m", "tests.benchmarks.session", home, kind]
+    if HOMES[home].store == "postgres":
+        assert server is not None
+        command += ["--store", server.new_store(), "--server", str(server.pid)]
+    if is_quick:
+        command.append("--quick")
+    return _said_by(command)
 
-    runs: Runs = {"app": defaultdict(list), "broker": defaultdict(list), "store": defaultdict(list)}
-    server = new_postgres(fsync="on", synchronous_commit="on", shared_buffers="512MB", max_wal_size="4GB")
+
+def _said_by(command: Sequence[str]) -> Measured:
+    env = environment(PYTHONPATH=str(ROOT))
     try:
-        for n in range(count):
-            before, raw = cpu_times(), postgres.raw_commits_per_second(server.url("postgres"))
-            figures = _on_postgres("embedded", server.new_store())
-            figures["raw"] = (raw + postgres.raw_commits_per_second(server.url("postgres"))) / 2
-            figures["delay_1_of_raw"] = figures["delay_1"] / figures["raw"]
-            figures["delay_8_of_raw"] = figures["delay_8"] / figures["raw"]
-            figures["stolen"] = stolen_share(before, cpu_times())
-            found = {
-                "app": figures,
-                "broker": _on_postgres("batches", server.new_store()),
-                "store": postgres.store_figures(server.new_store()),
-            }
-            for room, of_room in found.items():
-                for name, value in of_room.items():
-                    runs[room][name].append(value)
-            print(f"run {n + 1} of {count}: {json.dumps(found)}", file=sys.stderr, flush=True)
+        found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired as error:
+        raise Failed(str(error)) from error
+    if found.returncode:
+        raise Failed(found.stderr.strip() or f"it ended with {found.returncode}")
+    read: Measured = json.loads(found.stdout)
+    return read
+
+
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    """Make all runs, home after home within each kind, so that what disturbs one disturbs all."""
+    homes, kinds = options.home or list(HOMES), options.only or list(KINDS)
+    journal, facts = Journal(), _facts(options)
+    read: dict[str, Any] = {}
+    with _server(homes) as server:
+        for number in range(options.runs):
+            for kind in kinds:
+                for home in homes:
+                    if kind in HOMES[home].kinds and not (number and kind in ONCE):
+                        _turn(journal, home, kind, server, is_quick=options.quick)
+            _say(f"run {number + 1} of {options.runs} is done")
+            read = report.document(journal.values, facts, journal.noise, journal.failures)
+            if options.out is not None:
+                options.out.write_text(json.dumps(read, indent=1))
+    return read
+
+
+def _turn(journal: Journal, home: str, kind: str, server: Postgres | None, *, is_quick: bool) -> None:
+    """Measure and note; what fails is told at the end, and does not cost what else was found in an hour."""
+    try:
+        figures, noise = measure(home, kind, server, is_quick=is_quick)
+    except Failed as error:
+        journal.failures.append(f"{home} {kind}: {str(error).splitlines()[-1]}")
+        _say(f"{home} {kind} failed:\n{error}")
+        return
+    journal.note(home, kind, figures, noise)
+    _say(f"{home} {kind}: {_brief(figures)}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _server(homes: Sequence[str]) -> Iterator[Postgres | None]:
+    """Run a PostgreSQL where a home needs one, that keeps what it has said."""
+    if not any(HOMES[each].store == "postgres" for each in homes):
+        yield None
+        return
+    if binaries() is None:
+        raise SystemExit("no PostgreSQL: apt-get install postgresql, or choose homes with --home")
+    server = new_postgres(**DURABLE)
+    try:
+        yield server
     finally:
         drop_postgres(server)
-    return runs
 
 
-def _on_postgres(module: str, store: str) -> dict[str, float]:
-    """Run what measures an app or a broker, in a process of its own."""
-    env = os.environ | {
-        "QTASKS_BROKER": store,
-        "QTASKS_SECRET": "2718281828459045235360287471352662497757",
-        "PYTHONPATH": str(ROOT),
+def _brief(figures: Measured) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)
+    )
+
+
+def _facts(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "qtasks": VERSION,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "postgresql": _postgres_version(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "runs": options.runs,
+        "is_quick": options.quick,
     }
-    command = [sys.executable, "-m", f"tests.benchmarks.{module}"]
-    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    if found.returncode:
-        raise SystemExit(f"{module}: {found.stderr}")
-    figures: dict[str, float] = json.loads(found.stdout)
-    return figures
+
+
+def _postgres_version() -> str | None:
+    folder = binaries()
+    if folder is None:
+        return None
+    said = subprocess.run(
+        [folder / "postgres", "--version"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    return said.stdout.split()[2] if said.returncode == 0 else None
+
+
+def measure_wire(runs: int) -> Mapping[str, Sequence[float]]:
+    """Measure the API, on a file that is filled once: that takes a minute."""
+    return _said_by([sys.executable, "-m", "tests.benchmarks.wire", str(runs)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench")
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--home", action="append", choices=HOMES, help="measure this home alone; repeatable")
+    parser.add_argument("--only", action="append", choices=KINDS, help="measure this kind alone; repeatable")
     parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--quick", action="store_true", help="try everything on little; figures mean nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--wire", action="store_true", help="measure the API instead of the homes")
-    parser.add_argument("--postgres", action="store_true", help="measure an app and a store on PostgreSQL")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there after each run, too")
+    parser.add_argument(
+        "--read", type=Path, metavar="FILE", help="measure nothing, tell what --out has written"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    parser.add_argument("--wire", action="store_true", help="measure the API of a broker with a million rows")
+    parser.add_argument("--instructions", action="store_true", help="count instructions of the hot paths")
+    parser.add_argument(
+        "--update", action="store_true", help="with --instructions: take them as the reference"
+    )
     options = parser.parse_args()
-    measure = measure_wire if options.wire else measure_postgres if options.postgres else measure_homes
-    runs = measure(options.runs)
-    if options.json:
-        json.dump(runs, sys.stdout, indent=1)
+    if options.instructions:
+        from tests.benchmarks import instructions
+
+        sys.exit(instructions.run(is_update=options.update))
+    if options.wire:
+        json.dump(measure_wire(options.runs), sys.stdout, indent=1)
         return
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores,")
-    print(f"medians of {options.runs} (least to greatest); synchronous=FULL, no-op task, 64-byte argument")
-    for home, figures in runs.items():
-        print(f"\n{home}")
-        for name, values in figures.items():
-            middle, low, high = statistics.median(values), min(values), max(values)
-            unit = UNITS.get(name, "ms" if name.endswith("_ms") else "")
-            print(f"  {name:16} {middle:10.4g}  ({low:.4g} to {high:.4g}) {unit}")
+    read = json.loads(options.read.read_text()) if options.read else measure_all(options)
+    if options.json:
+        json.dump(read, sys.stdout, indent=1)
+        sys.exit(1 if read["failures"] else 0)
+    for line in report.markdown(read) if options.markdown else report.for_people(read):
+        print(line)
+    sys.exit(1 if read["failures"] else 0)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +23,10 @@ from typing import Any
 from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.records import Dead, NewMessage, Reply, Settlement
 from qtasks.broker.store.sqlite import SqliteDatabase
+from qtasks.cli.bench.figures import percentile, stolen_share
+from qtasks.cli.bench.machine import cpu_times
 from qtasks.clock import SystemClock
-from tests.benchmarks.measure import cpu_times, percentile, stolen_share
-from tests.benchmarks.standalone import TOKEN, running
+from tests.benchmarks.processes import TOKEN, broker
 
 ROWS = int(os.environ.get("QTASKS_BENCH_ROWS", "1000000"))
 STEP = 1000
@@ -177,18 +176,6 @@ def rate_use(api: Api, sink: Sink) -> dict[str, float]:
     }
 
 
-@contextmanager
-def broker(folder: Path) -> Iterator[str]:
-    """Run a broker on the filled file; gives its address."""
-    env = os.environ | {"QTASKS_TOKEN": TOKEN}
-    store = f"sqlite:///{folder / 'wire.db'}"
-    with running(["qtasks", "broker", "--store", store, "--port", "0"], env) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+:\d+", process.stdout.readline())
-        assert found is not None
-        yield found.group()
-
-
 def main() -> None:
     with TemporaryDirectory(prefix="qtasks-wire-") as name:
         folder = Path(name)
@@ -196,7 +183,7 @@ def main() -> None:
         runs: dict[str, list[float]] = defaultdict(list)
         for _ in range(int(sys.argv[1])):
             before = cpu_times()
-            with broker(folder) as url:
+            with broker(f"sqlite:///{folder / 'wire.db'}") as (url, _):
                 api, sink = Api(url), Sink()
                 figures = page_times(api) | idle_latency(api, sink) | rate_use(api, sink)
             figures |= {"rows": ROWS, "stolen": stolen_share(before, cpu_times())}
