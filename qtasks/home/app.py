@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import weakref
@@ -19,6 +20,7 @@ from qtasks.ids import Ids
 from qtasks.settings import Settings, check_app_name
 from qtasks.tasks.app_tables import AppTable, InboxTable
 from qtasks.tasks.around import AroundHook
+from qtasks.tasks.buffering import Buffer
 from qtasks.tasks.calling import Elsewhere
 from qtasks.tasks.default import CALLERS
 from qtasks.tasks.dependencies import Resolver
@@ -146,6 +148,19 @@ class QTasks(Wiring):
         """
         return self._caller.collection()
 
+    def buffered(self, *, size: int = 500, ms: int = 5, limit: int = 10_000) -> Buffer:
+        """Make a buffer, whose calls return at once and are sent together in the background.
+
+        `with tasks.buffered() as buffer: buffer.delay(send_email, "a@example.com")`, or one that is kept. It
+        sends when `size` calls wait, or `ms` milliseconds after the first of them. A call is not durable
+        before its future is done. While `limit` calls are not, further ones wait for room. What waits is
+        sent at the end of the app's lifespan and of the process, or fails within 5 s and is logged.
+        Raises `ArgumentsError`.
+        """
+        buffer = Buffer(self._clock, size=size, ms=ms, limit=limit)
+        self._buffers.add(buffer)
+        return buffer
+
     def transaction(self, connection: object) -> Transaction:
         """Have the calls of a block go out if the transaction of this connection commits, else never.
 
@@ -215,6 +230,7 @@ class QTasks(Wiring):
         finally:
             self._lifespans -= 1
             if not self._lifespans:
+                await asyncio.gather(*(each.finish() for each in self._buffers))
                 await self._outbox.stop()
                 await self._home.stop()
                 self._get_executor().is_draining = True

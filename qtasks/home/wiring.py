@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
+from weakref import WeakSet
 
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.intake import internal_url
@@ -29,6 +30,7 @@ from qtasks.protocol.shapes import Outgoing
 from qtasks.settings import HomeKind, Settings, database_path
 from qtasks.tasks.app_tables import InboxTable
 from qtasks.tasks.around import Around
+from qtasks.tasks.buffering import Buffer
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.default import CALLERS, DEFAULT
 from qtasks.tasks.dependencies import Resolver
@@ -93,6 +95,7 @@ class Wiring:
         self._outbox = Outbox(outbox, self._path)
         self._results = self._make_results()
         self._home: Home = self._make_home()
+        self._buffers: WeakSet[Buffer] = WeakSet()
         self._lifespans = 0
         self._is_lodging = False
         self._wire()
@@ -237,7 +240,15 @@ class Wiring:
             trace=self._tracing.trace,
             batch=self._settings.batch if self._settings.home is HomeKind.HTTP else None,
         )
-        return Caller(self._home, self._home, packer, self._clock, self._tracing, self._outlet())
+        return Caller(
+            self._home,
+            self._home,
+            packer,
+            self._clock,
+            self._tracing,
+            self._outlet(),
+            is_prompt=self._is_lodging,
+        )
 
     def _outlet(self) -> Outlet | None:
         """Say where calls in transactions go; None if there is no such place."""
