@@ -132,9 +132,13 @@ class KeptTransport(httpx.BaseTransport):
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if url.scheme != "https":
             return wire
-        if self._secure is None:
-            self._secure = httpx.create_ssl_context(trust_env=False)
-        return self._secure.wrap_socket(wire, server_hostname=host)
+        try:
+            if self._secure is None:
+                self._secure = httpx.create_ssl_context()  # as all of httpx: SSL_CERT_FILE may name others
+            return self._secure.wrap_socket(wire, server_hostname=host)
+        except BaseException:
+            wire.close()
+            raise
 
 
 def _head(request: httpx.Request) -> bytes:

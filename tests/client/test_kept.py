@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 from qtasks.client.call import Call, read_object
 from qtasks.client.kept import KeptClient, KeptTransport
 from qtasks.errors import BadRequest, BrokerUnavailable, BrokerUnreachable
+from tests.support.certificates import Authority
 
 SOON_S = 10
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"a": "b"}\n'
@@ -23,7 +25,10 @@ CALL = Call("POST", "/v2/publish/x", read_object, (("Upstash-Label", "é"),), b"
 class Peer:
     """A server that answers each request with the next of its answers, and b"" by closing."""
 
-    def __init__(self, listening: socket.socket, answers: Sequence[bytes]) -> None:
+    def __init__(
+        self, listening: socket.socket, answers: Sequence[bytes], tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self._listening = listening
         self._answers = list(answers)
         self.connections = 0
@@ -37,8 +42,11 @@ class Peer:
             except OSError:
                 return
             self.connections += 1
-            with wire:
-                self._talk(wire)
+            try:
+                with wire if self._tls is None else self._tls.wrap_socket(wire, server_side=True) as secured:
+                    self._talk(secured)
+            except ssl.SSLError:
+                wire.close()  # it does not believe us
             self.closed.set()
 
     def _talk(self, wire: socket.socket) -> None:
@@ -57,14 +65,17 @@ class Peer:
 
 
 @contextmanager
-def peer(*answers: bytes, path: Path | None = None) -> Iterator[tuple[Peer, KeptClient]]:
+def peer(
+    *answers: bytes, path: Path | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[Peer, KeptClient]]:
     with socket.socket(socket.AF_UNIX if path else socket.AF_INET) as listening:
         listening.bind(str(path) if path else ("127.0.0.1", 0))
         listening.listen()
-        server = Peer(listening, answers)
+        server = Peer(listening, answers, tls)
         thread = threading.Thread(target=server.serve)
         thread.start()
-        url = "" if path else f"http://127.0.0.1:{listening.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        url = "" if path else f"{scheme}://localhost:{listening.getsockname()[1]}"
         client = KeptClient(url, "token", socket=str(path) if path else None)
         try:
             yield server, client
@@ -196,6 +207,25 @@ def test_nobody_there_is_unreachable() -> None:
 def test_it_speaks_over_a_unix_socket(tmp_path: Path) -> None:
     with peer(OK, path=tmp_path / "s") as (_, client):
         assert client.send(CALL, SOON_S) == {"a": "b"}
+
+
+def test_over_tls_who_is_in_ssl_cert_file_is_believed_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, stranger = Authority(tmp_path / "known"), Authority(tmp_path / "stranger")
+    monkeypatch.setenv("SSL_CERT_FILE", str(known.file))
+
+    with peer(OK, OK, tls=known.issue("DNS:localhost")) as (server, client):
+        assert [client.send(CALL, SOON_S) for _ in range(2)] == [{"a": "b"}] * 2
+    assert server.connections == 1
+
+    for tls in (stranger.issue("DNS:localhost"), known.issue("DNS:other.example")):
+        with (
+            peer(OK, tls=tls) as (server, client),
+            pytest.raises(BrokerUnreachable, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            client.send(CALL, SOON_S)
+        assert server.requests == []
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\0b"])
