@@ -11,19 +11,23 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from qtasks.protocol.headers import ROWS, Options, check_room, check_sendable, parse_options, read_value
+from qtasks.protocol.headers import ROWS, Options, Row, check_room, check_sendable, parse_options, read_value
 
 _FIELDS = [each.name for each in fields(Options)]
 _ALL = attrgetter(*_FIELDS)
 _FORWARD = _FIELDS.index("forward")
 # What each call of a task has for itself: a row of the table, or a header of the app's own.
-_OWN = {
+_OWN: dict[str, tuple[int, Row | None]] = {
     row.header.lower(): (_FIELDS.index(row.field), row)
     for row in ROWS
     if row.field in ("dedup_id", "task_id", "start_at", "expires_at")
 }
 _SIGNATURE = "Qtasks-Signature"
 _FORWARDED = f"upstash-forward-{_SIGNATURE.lower()}"
+_OWN[_FORWARDED] = (_FORWARD, None)
+# The same as our own clients spell them, and in lower case, for which they need not be folded.
+_KEYS = {row.header: row.header.lower() for row in ROWS} | {f"Upstash-Forward-{_SIGNATURE}": _FORWARDED}
+_KEYS |= {key: key for key in _KEYS.values()}
 _LONGEST = 4096
 _KINDS = 256  # so many kinds of messages are remembered, each with no more than that
 
@@ -44,33 +48,31 @@ def _found(headers: Pairs, token_in_header: bool) -> Options | None:
     """Give the options, unless a header is there twice, blank or long."""
     own: dict[str, str] = {}
     common: list[tuple[str, str]] = []
-    size = 0
     for pair in headers:
-        key = pair[0].lower()
-        if key in _OWN or key == _FORWARDED:
+        key = _KEYS.get(pair[0]) or pair[0].lower()
+        if key in _OWN:
             if key in own:
                 return None
             own[key] = pair[1].strip(" \t")
         elif key != "content-length":  # which is not the message's
             common.append(pair)
-            size += len(pair[0]) + len(pair[1])
+    size = sum([len(name) + len(value) for name, value in common])
     if not own or size > _LONGEST or not all(own.values()):
         return None
-    shared = _shared(tuple(common), token_in_header)
-    options = [*shared]
-    signature = own.pop(_FORWARDED, None)
-    for key, text in own.items():
+    options = [*_shared(tuple(common), token_in_header)]
+    for key, text in own.items():  # however they are spelled, they are not among what is shared
         place, row = _OWN[key]
-        if shared[place] is not None:
-            return None
-        options[place] = read_value(row.header, text, row.read)
-    if signature is not None:
-        if any(name == _SIGNATURE for name, _ in options[_FORWARD]):
-            return None
-        check_sendable(f"Upstash-Forward-{_SIGNATURE}", signature)
-        options[_FORWARD] = (*options[_FORWARD], (_SIGNATURE, signature))
-        check_room(options[_FORWARD])
+        options[place] = (
+            _signed(options[place], text) if row is None else read_value(row.header, text, row.read)
+        )
     return Options(*options)
+
+
+def _signed(forward: tuple[tuple[str, str], ...], signature: str) -> tuple[tuple[str, str], ...]:
+    check_sendable(f"Upstash-Forward-{_SIGNATURE}", signature)
+    extended = (*forward, (_SIGNATURE, signature))
+    check_room(extended)
+    return extended
 
 
 @lru_cache(_KINDS)
