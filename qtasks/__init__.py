@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from qtasks.client.receiver import Receiver
     from qtasks.home.app import QTasks
     from qtasks.settings import Settings
+    from qtasks.tasks.buffered import BufferedCall
+    from qtasks.tasks.buffering import Buffer
     from qtasks.tasks.completed import as_completed
     from qtasks.tasks.context import Context, current
     from qtasks.tasks.default import task
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "AsyncResult": "qtasks.tasks.results",
+    "Buffer": "qtasks.tasks.buffering",
+    "BufferedCall": "qtasks.tasks.buffered",
     "Context": "qtasks.tasks.context",
     "Flow": "qtasks.tasks.keys",
     "Periodic": "qtasks.tasks.periodic",
@@ -77,6 +81,8 @@ __all__ = [
     "BrokerFailed",
     "BrokerUnavailable",
     "BrokerUnreachable",
+    "Buffer",
+    "BufferedCall",
     "ConfigurationError",
     "Context",
     "EncodeError",

@@ -18,6 +18,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+USUAL_URL = 512  # bytes of one that is worth remembering
 LONGEST_HOST = 253
 LONGEST_AUTHORITY = 1000  # as it was written, other alphabets and all
 
@@ -95,6 +96,12 @@ class Endpoint:
 
 def read_endpoint(url: str) -> Endpoint:
     """Read where a URL leads; raises `BadRequest` if that is not clear beyond doubt."""
+    return _usual(url) if len(url) <= USUAL_URL else _split(url)[0]
+
+
+@lru_cache(256)
+def _usual(url: str) -> Endpoint:
+    """Most messages go where others went before."""
     return _split(url)[0]
 
 

@@ -52,13 +52,16 @@ class Intake:
         self._rules = rules
         self._app = app
         self._delivers_http = delivers_http
+        self._internal = None if app is None else internal_url(app)
+        self._allowed: tuple[str, int] | None = None
 
     def prepare(self, outgoing: Outgoing, now: int) -> NewMessage:
         """Check a message and make it; raises `BadRequest` or `QuotaExceeded`."""
         if outgoing.destination in API_NAMES:
             self._check_api(outgoing)
-        elif self._app is None or outgoing.destination != internal_url(self._app):
+        elif outgoing.destination != self._internal and (outgoing.destination, now) != self._allowed:
             self.check_destination(outgoing.destination)
+            self._allowed = outgoing.destination, now  # and so it is for the others that come with it
         self._check_combination(outgoing, now)
         self._check_quotas(outgoing.options, len(outgoing.body), now)
         return self.make(outgoing, now)
@@ -66,7 +69,7 @@ class Intake:
     def make(self, outgoing: Outgoing, now: int) -> NewMessage:
         """Make a message of what has been checked."""
         options, config = outgoing.options, self._config
-        is_internal = self._app is not None and outgoing.destination == internal_url(self._app)
+        is_internal = outgoing.destination == self._internal
         api = outgoing.destination if outgoing.destination in API_NAMES else None
         extras = _extras(outgoing, api)
         queue, parallelism, ordered = _place(outgoing.queue, options.queue, extras)
@@ -102,7 +105,7 @@ class Intake:
         queue = original.queue or None
         if original.extras.api is not None:
             self._api(original.extras.api)
-        is_internal = self._app is not None and original.url == internal_url(self._app)
+        is_internal = original.url == self._internal
         if original.extras.api is None and not is_internal:
             self.check_destination(original.url)
         self._check_combination(Outgoing(original.url, original.body, options, queue), now)

@@ -18,7 +18,8 @@ from qtasks.errors import NotFound
 from qtasks.protocol.results import ResultView
 
 if TYPE_CHECKING:
-    from qtasks.home.app import AnyTask, QTasks
+    from qtasks.home.app import QTasks
+    from qtasks.home.wiring import AnyTask
     from qtasks.tasks.options import TaskOptions
 
 app_option = click.option("--app", "app_name", metavar="MODULE:NAME", help="Your app.  [default: QTASKS_APP]")

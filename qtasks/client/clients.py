@@ -41,11 +41,11 @@ class Client:
         """Carry out one operation."""
         try:
             response = self._http.request(
-                call.method, call.target, headers=_headers(call.headers), content=call.body
+                call.method, call.target, headers=encoded(call.headers), content=call.body
             )
         except httpx.TransportError as error:
-            raise _unreachable(error) from error
-        return _read(call, response)
+            raise unreachable(error) from error
+        return read_answer(call, response)
 
     def pages(self, call: Call[Page[T]]) -> Iterator[Page[T]]:
         """Carry out an operation on a page, and again for each page that follows."""
@@ -94,11 +94,11 @@ class AsyncClient:
         """Carry out one operation."""
         try:
             response = await self._http.request(
-                call.method, call.target, headers=_headers(call.headers), content=call.body
+                call.method, call.target, headers=encoded(call.headers), content=call.body
             )
         except httpx.TransportError as error:
-            raise _unreachable(error) from error
-        return _read(call, response)
+            raise unreachable(error) from error
+        return read_answer(call, response)
 
     async def pages(self, call: Call[Page[T]]) -> AsyncIterator[Page[T]]:
         """Carry out an operation on a page, and again for each page that follows."""
@@ -136,16 +136,18 @@ def _setup(url: str, token: str, socket: str | None) -> dict[str, Any]:
     }
 
 
-def _headers(pairs: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """UTF-8, as the broker reads them; httpx would take ASCII only."""
+def encoded(pairs: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Give headers in UTF-8, as the broker reads them; httpx would take ASCII only."""
     return [(name.encode("ascii"), value.encode()) for name, value in pairs]
 
 
-def _unreachable(error: httpx.TransportError) -> BrokerUnreachable:
+def unreachable(error: httpx.TransportError) -> BrokerUnreachable:
+    """Give our exception for what no answer came for."""
     return BrokerUnreachable(str(error) or type(error).__name__)
 
 
-def _read(call: Call[T], response: httpx.Response) -> T:
+def read_answer(call: Call[T], response: httpx.Response) -> T:
+    """Make the result of a call of its answer, or raise what that stands for."""
     if response.is_success:
         return call.read(response.content)
     text = _text(response)

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Unpack
 
 from qtasks.errors import ArgumentsError, ConfigurationError
-from qtasks.home.app import AnyTask, QTasks
+from qtasks.home.app import QTasks
+from qtasks.home.wiring import AnyTask
 from qtasks.protocol.headers import QueueSpec
 from qtasks.settings import Settings
 from qtasks.tasks.default import DEFAULT

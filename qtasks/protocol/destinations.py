@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from qtasks.errors import BadRequest
 from qtasks.protocol.text import UNSENDABLE, quoted
 
 MAX_URL_BYTES = 8 * 1024
+# What is remembered of the destinations of earlier messages: so many, none of them longer.
+_REMEMBERED, _USUAL = 256, 512
 # What is longer is no URL even if every byte of it is escaped.
 _LONGEST = 3 * MAX_URL_BYTES
 # Destinations with a meaning of their own, the only ones with a slash (contract 6.3).
@@ -76,6 +79,18 @@ def parse_destination(rest: str, raw_query: str) -> tuple[Destination, list[tupl
     that is no URL is a group name, which may not exist. The `destination` of a batch item is read
     the same way, with an empty query. Raises `BadRequest`.
     """
+    if not raw_query and len(rest) <= _USUAL:
+        return _usual(rest), []
+    return _parsed(rest, raw_query)
+
+
+@lru_cache(_REMEMBERED)
+def _usual(rest: str) -> Destination:
+    """Most messages go where others went before."""
+    return _parsed(rest, "")[0]
+
+
+def _parsed(rest: str, raw_query: str) -> tuple[Destination, list[tuple[str, str]]]:
     if not rest:
         raise BadRequest("a non-empty destination must be provided")
     if len(rest) > _LONGEST:
@@ -98,7 +113,8 @@ def check_url(url: str, what: str = "destination") -> None:
     A destination is an absolute http or https URL with a host, without blanks. `what` says in the
     error whose URL it is.
     """
-    if (reason := _objection(url)) is not None:
+    reason = _usual_objection(url) if len(url) <= _USUAL else _objection(url)
+    if reason is not None:
         raise BadRequest(f"invalid {what} url: {reason}")
 
 
@@ -128,6 +144,11 @@ def is_hostlike(name: str) -> bool:
 def no_scheme() -> str:
     """Give the text that refuses a URL without its scheme (contract 2.0)."""
     return f"{_INVALID}: {_NO_SCHEME}"
+
+
+@lru_cache(_REMEMBERED)
+def _usual_objection(url: str) -> str | None:
+    return _objection(url)
 
 
 def _objection(url: str) -> str | None:

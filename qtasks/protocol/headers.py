@@ -8,7 +8,7 @@ judge.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -264,14 +264,14 @@ def _folded(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str]]:
 def _options(sent: _Sent, prefix: str, *, token_in_header: bool = True, depth: int = 0) -> Options:
     """Read folded headers; those of a callback, whose names in full begin with another `prefix`."""
     found = {
-        row.field: _read(_in_full(row.header, prefix), sent[key][1], row.read)
+        row.field: read_value(_in_full(row.header, prefix), sent[key][1], row.read)
         for key, row in _KEYED_ROWS
         if key in sent
     }
     forward = _forwarded(sent, prefix, token_in_header=token_in_header)
     if (content_type := forward.pop("Content-Type", None)) is not None:
         found["content_type"] = content_type
-    _check_room(forward)
+    check_room(forward.items())
     for header, field in CALLBACKS:
         found[field] = _callback(sent, header, prefix, depth)
     return Options(forward=tuple(forward.items()), flow=_flow(sent, prefix), **found)
@@ -283,7 +283,7 @@ def _in_full(header: str, prefix: str) -> str:
 
 def _flow(sent: _Sent, prefix: str) -> FlowSpec | None:
     key, value = (
-        _read(_in_full(header, prefix), sent[header.lower()][1], str) if header.lower() in sent else ""
+        read_value(_in_full(header, prefix), sent[header.lower()][1], str) if header.lower() in sent else ""
         for header in (FLOW_KEY, FLOW_VALUE)
     )
     return parse_flow(key, value) if key or value else None
@@ -294,7 +294,7 @@ def _callback(sent: _Sent, header: str, prefix: str, depth: int) -> Callback | N
     if header.lower() not in sent:
         return None
     name = _in_full(header, prefix)
-    url: str = _read(name, sent[header.lower()][1], str)
+    url: str = read_value(name, sent[header.lower()][1], str)
     if depth == MAX_CALLBACK_DEPTH:
         raise BadRequest(f"{name}: the callback of a callback cannot have one")
     check_url(url, "callback")
@@ -320,8 +320,9 @@ def _rendered_callback(header: str, callback: Callback | None) -> Iterable[tuple
             yield f"{header}-{name.removeprefix(_PREFIX)}", value
 
 
-def _read(header: str, text: str, read: Callable[[str], object]) -> Any:
-    _check_sendable(header, text)
+def read_value(header: str, text: str, read: Callable[[str], object]) -> Any:
+    """Read the value of a header, trimmed and not empty; raises `BadRequest`, naming the header."""
+    check_sendable(header, text)
     try:
         return read(text)
     except InvalidValue as error:
@@ -332,7 +333,7 @@ def _forwarded(sent: _Sent, prefix: str, *, token_in_header: bool) -> dict[str, 
     """Collect the headers for the destination, canonically named (contract 3.5)."""
     flag = sent.get(_HEADER_FORWARD)
     name_in_full = _in_full("Upstash-Header-Forward", prefix)
-    everything = flag is not None and _read(name_in_full, flag[1], values.read_flag)
+    everything = flag is not None and read_value(name_in_full, flag[1], values.read_flag)
     plain: dict[str, str] = {}
     explicit: dict[str, str] = {}
     for key, (name, value) in sent.items():
@@ -345,7 +346,7 @@ def _forwarded(sent: _Sent, prefix: str, *, token_in_header: bool) -> dict[str, 
         if not bare_name:
             raise BadRequest(f"{prefix}Forward-: the name of the header to forward is missing")
         bare_name = canonical_name(bare_name)
-        _check_sendable(f"{prefix}Forward-{bare_name}", value)
+        check_sendable(f"{prefix}Forward-{bare_name}", value)
         found[bare_name] = value
     return {name: value for name, value in (plain | explicit).items() if name not in _DROPPED}
 
@@ -356,16 +357,18 @@ def _is_plain(key: str, *, token_in_header: bool) -> bool:
     return not (token_in_header and key == "authorization")
 
 
-def _check_sendable(header: str, value: str) -> None:
+def check_sendable(header: str, value: str) -> None:
+    """Raise `BadRequest` for a value that no header can have."""
     if UNSENDABLE.search(value):
         raise BadRequest(f"{header}: the value must not contain CR, LF, NUL or other control characters")
     if len(header) + len(value.encode()) > MAX_HEADER_BYTES:
         raise BadRequest(f"{header}: name and value are limited to {MAX_HEADER_BYTES} bytes")
 
 
-def _check_room(forward: Mapping[str, str]) -> None:
+def check_room(forward: Collection[tuple[str, str]]) -> None:
+    """Raise `BadRequest` for more forwarded headers than a message may have."""
     if len(forward) > MAX_FORWARDED:
         raise BadRequest(f"at most {MAX_FORWARDED} headers can be forwarded, not {len(forward)}")
-    size = sum(len(name) + len(value.encode()) for name, value in forward.items())
+    size = sum(len(name) + len(value.encode()) for name, value in forward)
     if size > MAX_FORWARDED_BYTES:
         raise BadRequest(f"forwarded headers are limited to {MAX_FORWARDED_BYTES} bytes, not {size}")

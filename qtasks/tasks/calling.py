@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -62,7 +62,11 @@ class Caller:
         clock: Clock,
         tracing: Tracing | None = None,
         outlet: Outlet | None = None,
+        *,
+        is_prompt: bool = False,
     ) -> None:
+        self.is_prompt = is_prompt
+        """Whether buffered calls are sent at once, as where a test looks for them."""
         self._tracing = tracing or Untraced()
         self._sender = Sending(sender, outlet)
         self._results = results
@@ -121,6 +125,33 @@ class Caller:
             sent = self._sent(target, args, kwargs, is_left=True)
             land([sent], await self._sender.aleave(connection, [sent.message]), note)
             return sent.result
+
+    def ready(
+        self,
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        countdown: Span | None = None,
+        eta: datetime | None = None,
+        task_id: str | None = None,
+    ) -> Sent:
+        """Make one call for a buffer to send with others; raises what `send` raises before it sends."""
+        if find_block(self._sender, Transaction):
+            raise RuntimeError(
+                "a buffered call goes out whatever becomes of a transaction; "
+                "in a transaction() block use delay()"
+            )
+        with self._tracing.enqueuing(target.name, self._packer.queue_of(target)):
+            return self._sent(target, args, kwargs, countdown, eta, task_id)
+
+    def send_ready(self, calls: Sequence[Sent]) -> None:
+        """Enqueue what `ready` has made; raises what a sender raises."""
+        with self._tracing.enqueuing_many(None, None) as note:
+            land(calls, self._sender.send([each.message for each in calls]), note)
+
+    def with_repeat(self, error: Exception, sent: Sent) -> Exception:
+        """Give the error of one call; if nobody knows whether it arrived, its `repeat()` sends it again."""
+        return self._with_repeat(error, sent) if isinstance(error, BrokerUnreachable) else error
 
     def transaction(self, connection: Any) -> Transaction:
         """Make a block whose calls are left in the transaction of a connection."""

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -20,6 +19,7 @@ from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.senders import Sender
 from qtasks.tasks.tracing import NoteAnswers, note_nothing
 from qtasks.tasks.watching import log, tell_enqueued
+from qtasks.values import dataclass
 
 if TYPE_CHECKING:
     from qtasks.tasks.results import AsyncResult

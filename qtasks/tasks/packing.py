@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from orjson import Fragment, loads
+from orjson import dumps, loads
 
 from qtasks.clock import Clock
 from qtasks.errors import ArgumentsError, BadRequest
@@ -17,10 +17,10 @@ from qtasks.ids import Ids
 from qtasks.protocol.cron import Cron
 from qtasks.protocol.every import Every
 from qtasks.protocol.flow import FlowSpec, check_flow_key
-from qtasks.protocol.headers import Options
+from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.codec import Signature
-from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, Trace, pack
+from qtasks.tasks.envelope import SIGNATURE_HEADER, Envelope, EnvelopeSigner, Form, Trace, pack
 from qtasks.tasks.keys import FINISHED, STARTED, unique_id
 from qtasks.tasks.options import Layers, TaskOptions
 from qtasks.tasks.periodic import Periodic
@@ -30,6 +30,8 @@ from qtasks.tasks.tracing import trace_here
 JSON_TYPE = "application/json"
 MARGIN_MS = 3000
 """So much longer than a task's own timeout the broker waits: the app is to be the one that says it."""
+MOULDS = 1000
+"""As many kinds of calls, by task and options, are kept ready."""
 
 
 class Target(Protocol):
@@ -67,6 +69,7 @@ class Packer:
         self._layers = layers
         self._clock = clock
         self._ids = ids
+        self._moulds: dict[int, tuple[TaskOptions, str, int, _Mould]] = {}
 
     def queue_of(self, target: Target) -> str | None:
         """Say in which queue calls of a task wait; None if they wait at a key."""
@@ -84,29 +87,50 @@ class Packer:
         options = target.options_in(self._layers)
         if start_at is not None:
             self._layers.check(options, is_delayed=True)
+        mould = self._mould(target, options)
+        task_id = task_id or self._ids.task_id(now)
+        expires_at = None if options.expires_ms is None else _expires_at(options.expires_ms, now, start_at)
+        body = mould.form.fill(
+            task_id, _written(args), _written(kwargs), now, start_at, expires_at, self._trace()
+        )
         flow = _flow(target, options, args, kwargs) if options.has_keys else None
-        envelope = Envelope(
+        message = mould.message(body, self._signer().sign(body), task_id, start_at, expires_at, flow)
+        if options.unique is None:
+            return message
+        return replace(message, options=_once(message.options, target, options, args, kwargs))
+
+    def _mould(self, target: Target, options: TaskOptions) -> _Mould:
+        """Give what all calls of a target with these options have in common, made at the first of them."""
+        found = self._moulds.get(id(options))
+        if found is not None:
+            known, name, version, mould = found
+            if known is options and name == target.name and version == target.version:
+                return mould
+        if len(self._moulds) >= MOULDS:  # options that are made for each call would fill the memory
+            self._moulds.clear()
+        template = Envelope(
             task=target.name,
-            id=task_id or self._ids.task_id(now),
-            args=_written(args),
-            kwargs=_written(kwargs),
+            id="",
+            args=(),
+            kwargs={},
             destination=self._destination,
-            enqueued_at=now,
+            enqueued_at=0,
             timeout_ms=options.timeout_ms,
-            expires_at=_expires_at(options, now, start_at),
-            queue=None if flow else options.queue,
-            start_at=start_at,
+            queue=None if options.has_keys else options.queue,
             retries=options.retries,
             retry_delay=options.retry_delay,
             labels=options.labels,
             result_ttl_ms=options.result_ttl_ms,
-            trace=self._trace(),
             version=target.version,
         )
-        message = self._sealed(envelope, flow, options.dedup_window_ms)
-        if options.unique is None:
-            return message
-        return replace(message, options=_once(message.options, target, options, args, kwargs))
+        mould = self._mould_of(template, options.dedup_window_ms)
+        self._moulds[id(options)] = options, target.name, target.version, mould
+        return mould
+
+    def _mould_of(self, template: Envelope, dedup_window_ms: int | None) -> _Mould:
+        queue = template.queue
+        spec = None if queue is None else self._queues.get(queue, UNDECLARED)
+        return _Mould(template, spec, dedup_window_ms, self._batch)
 
     def anew(
         self, envelope: Envelope, target: Target, args: Any, kwargs: Any, *, spent: int, after_ms: int
@@ -127,7 +151,7 @@ class Packer:
             spent=spent,
             version=target.version,
         )
-        return self._sealed(following, flow, None)
+        return self._sealed(following, flow)
 
     def scheduled(self, target: Target, periodic: Periodic, schedule_id: str) -> Outgoing:
         """Make the message that stands for all calls of a schedule: the same one each time this is asked.
@@ -154,38 +178,82 @@ class Packer:
             schedule=periodic.name,
             expires_after_ms=options.expires_ms,
         )
-        message = self._sealed(envelope, flow, None)
+        message = self._sealed(envelope, flow)
         told = replace(message.options, dedup_id=None, task_id=None)
         if options.unique is not None:
             told = _once(told, target, options, args, kwargs)
         return replace(message, queue=None, options=_by_the_clock(told, periodic, envelope))
 
-    def _sealed(self, envelope: Envelope, flow: FlowSpec | None, dedup_window_ms: int | None) -> Outgoing:
+    def _sealed(self, envelope: Envelope, flow: FlowSpec | None) -> Outgoing:
         body = pack(envelope)
-        queue = envelope.queue
-        timeout_ms, retries = envelope.timeout_ms, envelope.retries
-        return Outgoing(
-            destination=self._destination,
-            body=body,
-            options=Options(
-                content_type=JSON_TYPE,
-                forward=((SIGNATURE_HEADER, self._signer().sign(body)),),
-                timeout_ms=None if timeout_ms is None else timeout_ms + MARGIN_MS,
-                retries=None if retries is None else retries - envelope.spent,
-                retry_delay=envelope.retry_delay,
-                dedup_id=f"{envelope.id}.{envelope.number}" if envelope.number else envelope.id,
-                dedup_window_ms=dedup_window_ms,
-                task_id=envelope.id,
-                start_at=envelope.start_at,
-                expires_at=envelope.expires_at,
-                labels=envelope.labels,
-                result_ttl_ms=envelope.result_ttl_ms,
-                queue=None if queue is None else self._queues.get(queue, UNDECLARED),
-                flow=flow,
-                batch=self._batch,
-            ),
-            queue=queue,
+        mould = self._mould_of(envelope, None)
+        message = mould.message(
+            body, self._signer().sign(body), envelope.id, envelope.start_at, envelope.expires_at, flow
         )
+        if not envelope.number:
+            return message
+        dedup_id = f"{envelope.id}.{envelope.number}"
+        return replace(message, options=replace(message.options, dedup_id=dedup_id))
+
+
+class _Mould:
+    """The messages of calls that are alike, made but for what differs from one to the next."""
+
+    __slots__ = ("_destination", "_queue", "_shared", "form")
+
+    def __init__(
+        self, template: Envelope, spec: QueueSpec | None, dedup_window_ms: int | None, batch: int | None
+    ) -> None:
+        timeout_ms, retries = template.timeout_ms, template.retries
+        self.form = Form(template)
+        self._destination = template.destination
+        self._queue = template.queue
+        self._shared = Options(
+            content_type=JSON_TYPE,
+            timeout_ms=None if timeout_ms is None else timeout_ms + MARGIN_MS,
+            retries=None if retries is None else retries - template.spent,
+            retry_delay=template.retry_delay,
+            dedup_window_ms=dedup_window_ms,
+            labels=template.labels,
+            result_ttl_ms=template.result_ttl_ms,
+            queue=spec,
+            batch=batch,
+        )
+
+    def message(
+        self,
+        body: bytes,
+        signature: str,
+        task_id: str,
+        start_at: int | None,
+        expires_at: int | None,
+        flow: FlowSpec | None = None,
+    ) -> Outgoing:
+        """Make the message of one call. Its deduplication id is the task id."""
+        shared = self._shared
+        options = Options(  # in the order of its fields: giving their names costs more than all the rest
+            shared.method,
+            shared.content_type,
+            ((SIGNATURE_HEADER, signature),),
+            shared.timeout_ms,
+            shared.retries,
+            shared.retry_delay,
+            None,
+            None,
+            shared.labels,
+            task_id,
+            shared.dedup_window_ms,
+            None,
+            False,
+            task_id,
+            start_at,
+            expires_at,
+            shared.result_ttl_ms,
+            shared.queue,
+            flow,
+            batch=shared.batch,
+        )
+        return Outgoing(self._destination, body, options, self._queue)
 
 
 def _by_the_clock(told: Options, periodic: Periodic, envelope: Envelope) -> Options:
@@ -202,14 +270,12 @@ def _by_the_clock(told: Options, periodic: Periodic, envelope: Envelope) -> Opti
     )
 
 
-def _expires_at(options: TaskOptions, now: int, start_at: int | None) -> int | None:
-    if options.expires_ms is None:
-        return None
-    expires_at = now + options.expires_ms
+def _expires_at(expires_ms: int, now: int, start_at: int | None) -> int:
+    expires_at = now + expires_ms
     if start_at is not None and start_at >= expires_at:
         raise ArgumentsError(
             f"a call that may start in {(start_at - now) / 1000:g} s would never run: "
-            f"it expires in {options.expires_ms / 1000:g} s; give it a longer expires"
+            f"it expires in {expires_ms / 1000:g} s; give it a longer expires"
         )
     return expires_at
 
@@ -250,9 +316,9 @@ def _arguments(target: Target, args: Any, kwargs: Any) -> dict[str, object]:
     return target.signature.arguments(_plain(args), _plain(kwargs))
 
 
-def _written(encoded: Any) -> Any:
-    """Put in as it is what `Task.call` has written already."""
-    return Fragment(encoded) if type(encoded) is bytes else encoded
+def _written(encoded: Any) -> bytes:
+    """Write arguments as JSON, unless `Task.call` has done so already."""
+    return encoded if type(encoded) is bytes else dumps(encoded)
 
 
 def _plain(encoded: Any) -> Any:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_type
@@ -21,6 +22,8 @@ from sqlalchemy.orm import Session
 
 from qtasks import (
     AsyncResult,
+    Buffer,
+    BufferedCall,
     Context,
     Progress,
     QTasks,
@@ -152,6 +155,22 @@ def types_of_a_plain_function() -> None:
     assert_type(add.delay_many(add.call(n, b=n) for n in range(3)), list[AsyncResult[int]])
     assert_type(add.with_options(retries=0).delay_many([add.call(1)]), list[AsyncResult[int]])
     assert_type(tasks.send("elsewhere", 1, b=2), AsyncResult[Any])
+
+
+def types_of_buffered_calls() -> None:
+    with tasks.buffered(size=10, ms=1) as buffer:
+        assert_type(buffer, Buffer)
+        assert_type(buffer.delay(add, 1, b=3), BufferedCall[int])
+        assert_type(buffer.delay(greet, "a", loud=True).result(timeout=1), AsyncResult[str])
+        assert_type(buffer.delay(count.with_options(retries=0), ["a"]).future(), Future[AsyncResult[int]])
+        assert_type(buffer.apply_async(add, (1,), countdown=5, queue="mail"), BufferedCall[int])
+
+
+async def types_of_awaited_buffered_calls() -> None:
+    async with tasks.buffered() as buffer:
+        assert_type(await buffer.adelay(fetch, "a"), BufferedCall[bytes])
+        assert_type(await (await buffer.adelay(greet, "a")), AsyncResult[str])
+        assert_type(await buffer.aapply_async(greet, ("a",)), BufferedCall[str])
 
 
 async def types_of_a_coroutine() -> None:

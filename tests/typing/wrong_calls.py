@@ -55,6 +55,18 @@ def wrong_arguments_of_mixed_kinds() -> None:
     print(numbers, texts)
 
 
+def wrong_buffered_calls() -> None:
+    with tasks.buffered(every=5):  # error: call-arg
+        pass
+    buffer = tasks.buffered()
+    buffer.delay(add, "1")  # error: arg-type
+    buffer.delay(greet, "a", quiet=True)  # error: call-arg
+    buffer.delay(mixed.with_options(retries=1), "1", named=True)  # error: arg-type
+    text: str = buffer.delay(add, 1).result().get()  # error: assignment
+    buffer.apply_async(add, (1,), retry=5)  # error: call-arg
+    print(text)
+
+
 async def wrong_arguments_of_coroutines(context: Context) -> None:
     await greet.adelay()  # error: call-arg
     await greet.adelay(1)  # error: arg-type

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from qtasks.broker.api.routing import Call
 from qtasks.broker.store.url_groups import StoredGroup
 from qtasks.errors import BadRequest
+from qtasks.protocol.alike import parse_alike
 from qtasks.protocol.destinations import API_NAMES, Destination
-from qtasks.protocol.headers import Options, parse_options
+from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Enqueued, Outgoing
 
 Pairs = Sequence[tuple[str, str]]
@@ -58,7 +59,7 @@ async def read_asked(
     """Put together what is asked for; raises `BadRequest` or `NotFound`."""
     group = await find_group(call, destination)
     defaults = group.headers if group else ()
-    options = parse_options(headers, config, defaults=defaults, token_in_header=token_in_header)
+    options = parse_alike(headers, config, defaults=defaults, token_in_header=token_in_header)
     asked = Outgoing(destination.url or destination.group or "", body, options, queue, call.caller_ip)
     if group is None:
         return Asked([asked], is_group=False)

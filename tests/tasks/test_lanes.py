@@ -1,0 +1,178 @@
+"""The few connections of a sender: who carries which messages, and what each caller hears."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+import pytest
+
+from qtasks.client.call import Call
+from qtasks.errors import BadRequest, BrokerUnreachable, StoreFull
+from qtasks.protocol.headers import Options
+from qtasks.protocol.shapes import Enqueued, Outgoing
+from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, LANES, Lanes
+from tests.support.waiting import eventually
+
+SOON_S = 10
+
+
+class Road:
+    """Makes lanes, notes what goes over them, and can hold or refuse it."""
+
+    def __init__(self) -> None:
+        self.lanes: list[FakeLane] = []
+        self.carried: list[list[str]] = []
+        self.threads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.refused: set[str] = set()
+        self.error: BaseException | None = None
+
+    def lane(self) -> FakeLane:
+        self.lanes.append(FakeLane(self))
+        return self.lanes[-1]
+
+
+class FakeLane:
+    def __init__(self, road: Road) -> None:
+        self._road = road
+        self.closed = threading.Event()
+
+    def enqueue(self, call: Call[list[Enqueued]]) -> list[Enqueued]:
+        road = self._road
+        is_batch = call.target == "/v2/batch"
+        names = [each["body"] for each in orjson.loads(call.body)] if is_batch else [call.body.decode()]
+        road.carried.append(names)
+        road.threads.append(threading.current_thread().name)
+        while not road.gate.wait(0.01):
+            if self.closed.is_set():
+                raise BrokerUnreachable("closed")
+        if road.error is not None:
+            raise road.error
+        if road.refused & {*names}:
+            raise BadRequest("no")
+        answers = [{"messageId": f"msg_{each}"} for each in names]
+        return call.read(orjson.dumps(answers if is_batch else answers[0]))
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.fixture
+def road() -> Iterator[Road]:
+    road = Road()
+    yield road
+    road.gate.set()
+
+
+def messages(*names: object, size: int = 0) -> list[Outgoing]:
+    bodies = [str(each).ljust(size).encode() for each in names]
+    return [Outgoing("https://app.example/run", each, Options(), "mail") for each in bodies]
+
+
+def ids(names: Sequence[object]) -> list[Enqueued]:
+    return [Enqueued(f"msg_{each}") for each in names]
+
+
+def test_a_lone_call_is_sent_by_its_own_thread_over_one_connection(road: Road) -> None:
+    lanes = Lanes(road.lane)
+
+    assert [lanes.send(messages(n)) for n in "abc"] == [ids(n) for n in "abc"]
+
+    assert road.carried == [["a"], ["b"], ["c"]]
+    assert {*road.threads} == {threading.current_thread().name}
+    assert len(road.lanes) == 1
+
+
+def test_calls_that_pile_up_share_a_request(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.gate.clear()
+    first = [lanes.submit(messages(n)) for n in range(LANES)]
+    eventually(lambda: len(road.carried) == LANES, "all lanes are taken")
+    with ThreadPoolExecutor(20) as pool:
+        others = [pool.submit(lanes.send, messages(f"more {n}")) for n in range(20)]
+        eventually(lambda: len(lanes._waiting) == 20, "the others wait")
+        road.gate.set()
+        assert [each.result(SOON_S) for each in others] == [ids([f"more {n}"]) for n in range(20)]
+
+    assert [each.result(SOON_S) for each in first] == [ids([n]) for n in range(LANES)]
+    assert len(road.lanes) == LANES
+    assert max(map(len, road.carried)) > 1
+    assert sum(map(len, road.carried)) == LANES + 20
+
+
+def test_many_messages_go_in_several_requests_and_are_answered_in_their_order(road: Road) -> None:
+    names = range(3 * BATCH_MESSAGES + 7)
+
+    assert Lanes(road.lane).send(messages(*names)) == ids(names)
+
+    assert sorted(map(len, road.carried)) == [7, BATCH_MESSAGES, BATCH_MESSAGES, BATCH_MESSAGES]
+    assert len(road.lanes) > 1
+
+
+def test_large_messages_are_split_by_size(road: Road) -> None:
+    Lanes(road.lane).send(messages(*range(5), size=BATCH_BYTES // 2))
+
+    assert sorted(map(len, road.carried)) == [1, 2, 2]
+
+
+def test_of_a_refused_request_the_others_are_accepted(road: Road) -> None:
+    road.refused = {"b"}
+
+    with pytest.raises(BadRequest):
+        Lanes(road.lane).send(messages("a", "b", "c"))
+
+    assert road.carried == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+
+
+def test_each_caller_hears_of_its_own_messages(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.gate.clear()
+    held = [lanes.submit(messages(n)) for n in range(LANES)]
+    eventually(lambda: len(road.carried) == LANES, "all lanes are taken")
+    good, bad = lanes.submit(messages("good")), lanes.submit(messages("also good", "bad"))
+    road.refused = {"bad"}
+    road.gate.set()
+
+    assert good.result(SOON_S) == ids(["good"])
+    with pytest.raises(BadRequest):
+        bad.result(SOON_S)
+    for each in held:
+        each.result(SOON_S)
+
+
+def test_what_goes_wrong_with_a_request_is_told_to_all_whose_it_was(road: Road) -> None:
+    road.error = StoreFull("no room")
+
+    with pytest.raises(StoreFull):
+        Lanes(road.lane).send(messages("a", "b"))
+
+
+def test_an_interrupted_thread_leaves_the_lane_to_others(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        lanes.send(messages("a"))
+    road.error = None
+
+    assert lanes.send(messages("b")) == ids("b")
+    assert len(road.lanes) == 1
+
+
+def test_closing_tells_those_who_wait_and_those_who_come(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.gate.clear()
+    under_way = [lanes.submit(messages(n)) for n in range(LANES)]
+    eventually(lambda: len(road.carried) == LANES, "all lanes are taken")
+    waiting = lanes.submit(messages("late"))
+
+    lanes.close()
+
+    for each in (*under_way, waiting):
+        with pytest.raises(BrokerUnreachable, match="were closed before it answered"):
+            each.result(SOON_S)
+    with pytest.raises(BrokerUnreachable):
+        lanes.send(messages("after"))
