@@ -10,11 +10,43 @@ import os
 import random
 from collections.abc import Callable
 
+SMALL_BYTES = 16
+AT_ONCE = 256
+
+
+class _Pool:
+    """Random bytes of the system, read ahead.
+
+    Each read lets go of the interpreter, which where other threads are busy takes longer to win back than an id
+    to make. A forked child begins with none: it would draw what its parent draws.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._chunks.clear)
+
+    def draw(self, count: int) -> bytes:
+        """Give so many random bytes; safe on any thread."""
+        if count > SMALL_BYTES:
+            return os.urandom(count)
+        try:
+            return self._chunks.pop()[:count]
+        except IndexError:
+            read = os.urandom(SMALL_BYTES * AT_ONCE)
+        self._chunks += [
+            read[first : first + SMALL_BYTES] for first in range(SMALL_BYTES, len(read), SMALL_BYTES)
+        ]
+        return read[:count]
+
+
+_POOL = _Pool()
+
 
 class Ids:
     """Makes identifiers and secrets. `entropy(n)` gives n random bytes; tests pass a seeded one."""
 
-    def __init__(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, entropy: Callable[[int], bytes] = _POOL.draw) -> None:
         self._entropy = entropy
 
     @classmethod

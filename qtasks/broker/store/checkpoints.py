@@ -14,6 +14,8 @@ LOG_BYTES = 8000 * (4096 + 24)
 MOST_LOG_BYTES = 64 * 1024 * 1024
 """SQLite cuts the log back to this length when it begins anew."""
 STEP_BYTES = 4 * 1024 * 1024
+LOOK_ROWS = 16
+"""How many rows are changed before it is looked again how long the log is: to look costs as much as a row."""
 POSTPONED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -24,19 +26,32 @@ class Checkpoints:
     has grown.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str, *, due_bytes: int = LOG_BYTES) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: str,
+        *,
+        due_bytes: int = LOG_BYTES,
+        look_rows: int = LOOK_ROWS,
+    ) -> None:
         self._connection = connection
         self._path = path
         self._log = f"{path}-wal"
         self._least_bytes = due_bytes
         self._due_bytes = due_bytes
+        self._look_rows = look_rows
+        self._look_at = 0
 
     def soon(self) -> None:
         """Have one made after the next commit. Safe to call from any thread."""
-        self._due_bytes = 0
+        self._due_bytes = self._look_at = 0
 
     def after_commit(self) -> None:
         """Make one if it is due; raises `sqlite3.Error` if the disk failed otherwise than by being full."""
+        changed = self._connection.total_changes
+        if changed < self._look_at:
+            return
+        self._look_at = changed + self._look_rows
         try:
             size = os.stat(self._log).st_size
         except OSError:

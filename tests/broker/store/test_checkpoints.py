@@ -28,7 +28,7 @@ class Log:
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA wal_autocheckpoint = 0")
         self.connection.execute("CREATE TABLE rows (row BLOB)")
-        self.checkpoints = Checkpoints(self.connection, str(path), due_bytes=DUE_BYTES)
+        self.checkpoints = Checkpoints(self.connection, str(path), due_bytes=DUE_BYTES, look_rows=1)
 
     @property
     def size(self) -> int:
