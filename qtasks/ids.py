@@ -17,8 +17,8 @@ AT_ONCE = 256
 class _Pool:
     """Random bytes of the system, read ahead.
 
-    Each read lets go of the interpreter, which where other threads are busy takes longer to win back than an id
-    to make. A forked child begins with none: it would draw what its parent draws.
+    Each read lets go of the interpreter, which takes longer to win back from busy threads than an id takes
+    to be made. A forked child begins with none: it would draw what its parent draws.
     """
 
     def __init__(self) -> None:

@@ -51,12 +51,12 @@ class Checkpoints:
         changed = self._connection.total_changes
         if changed < self._look_at:
             return
-        self._look_at = changed + self._look_rows
         try:
             size = os.stat(self._log).st_size
         except OSError:
             return
         if size <= self._due_bytes:
+            self._look_at = changed + self._look_rows
             return
         if self._fits() and self._make():
             self._due_bytes = min(max(size, self._least_bytes), MOST_LOG_BYTES)
