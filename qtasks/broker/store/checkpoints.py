@@ -14,7 +14,7 @@ LOG_BYTES = 8000 * (4096 + 24)
 MOST_LOG_BYTES = 64 * 1024 * 1024
 """SQLite cuts the log back to this length when it begins anew."""
 STEP_BYTES = 4 * 1024 * 1024
-LOOK_ROWS = 16
+LOOK_ROWS = 8
 """How many rows are changed before it is looked again how long the log is: to look costs as much as a row."""
 POSTPONED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
