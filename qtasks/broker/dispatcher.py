@@ -19,6 +19,7 @@ from qtasks.broker.delivery import Deliverer, storable
 from qtasks.broker.metrics import Metrics
 from qtasks.broker.retry import judge
 from qtasks.broker.room import Room
+from qtasks.broker.slots import STILL_MS, Slots
 from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.records import Again, Cancelled, Claim, Claimed, Dead, Lease, Reply, Settlement
@@ -66,6 +67,7 @@ class Dispatcher:
         self._callbacks = callbacks
         self._room = room
         self._metrics = metrics or Metrics()
+        self.slots = Slots(deliverer, config.concurrency, clock=clock, fraction=ids.fraction)
         self._looked_at: int | None = None
         # By lease: an attempt that others have overtaken may still run when the message is claimed again.
         self._in_flight: dict[Lease, Claim] = {}
@@ -100,7 +102,7 @@ class Dispatcher:
         """Claim what is due, up to the free slots, and start its delivery."""
         self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
-            slots = self._window - len(self._in_flight)
+            slots = self.slots.window - len(self._in_flight)
             if slots <= 0 or self._may_not_claim:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
@@ -114,11 +116,6 @@ class Dispatcher:
             self._is_unsure = False
             self._start(claimed)
         return claimed
-
-    @property
-    def _window(self) -> int:
-        """How many claims to have in hand."""
-        return self._deliverer.window(self._config.concurrency)
 
     @property
     def _may_not_claim(self) -> bool:
@@ -142,6 +139,7 @@ class Dispatcher:
             now=self._clock.now(),
             large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
             has_others=self._database.is_shared,
+            held=self.slots.held(len(self._in_flight)),
         )
         if not self._is_unsure:
             return claim
@@ -184,6 +182,7 @@ class Dispatcher:
         if claimed.ended:
             self._finished(claimed.ended)
         self._in_flight.update((each.lease, each) for each in claims)
+        self.slots.standings.begin(claims)
         self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
         for part in self._deliverer.part(claims):
@@ -206,6 +205,7 @@ class Dispatcher:
             self._answer(claim, lost)
 
     def _answer(self, claim: Claim, reply: Reply) -> None:
+        self.slots.standings.end(claim, reply)
         if self._database.failure is not None:
             self._forget(claim)
         elif claim.lease in self._in_flight:  # not handed back meanwhile
@@ -280,7 +280,7 @@ class Dispatcher:
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
-            slots = self._window - len(self._in_flight) + len(settlements)
+            slots = self.slots.window - len(self._in_flight) + len(settlements)
             freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
             claim_too = self._claim_of(slots, freed_bytes)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
@@ -316,7 +316,8 @@ class Dispatcher:
             self._large_bytes -= _large_bytes(claim) if claim else 0
             self._alone_since.pop(each.claim.lease, None)
         self._start(claimed)
-        if len(self._in_flight) < self._window or not all(map(_is_final, recorded)):
+        self.slots.freed(len(self._in_flight))
+        if len(self._in_flight) < self.slots.window or not all(map(_is_final, recorded)):
             self._freed.set()  # there are slots left, or a new instant to wait for
         self._finished([each.claim.task_id for each in recorded if _is_final(each) and each.claim.task_id])
         self._metrics.settled(recorded)
@@ -353,10 +354,17 @@ class Dispatcher:
             log.error("cannot claim", extra={"reason": str(error)})
             await self._first(self._clock.sleep(STORE_PAUSE_MS))
             return
-        if len(self._in_flight) >= self._window:
-            await self._first(self._freed.wait())
+        if len(self._in_flight) >= self.slots.window:
+            await self._until_freed()
         elif not claimed.claims and not claimed.ended:
             await self._first(self._database.changed(self._wait_ms(claimed.next_due_at)), self._freed.wait())
+
+    async def _until_freed(self) -> None:
+        if not self.slots.may_open:
+            await self._first(self._freed.wait())
+            return
+        await self._first(self._freed.wait(), self._clock.sleep(STILL_MS))
+        self.slots.look(len(self._in_flight))
 
     def _wait_ms(self, next_due_at: int | None) -> int:
         until_due = LONGEST_WAIT_MS if next_due_at is None else max(0, next_due_at - self._clock.now())
