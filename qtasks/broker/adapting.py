@@ -13,7 +13,7 @@ from math import inf
 
 LESS = 0.8
 """A refusal leaves so much of what was in flight, or what was not refused of it if that is less."""
-GENTLE = 16
+GENTLE = 32
 """Once it is known what a destination takes, one more is tried after about so many rounds of answers."""
 SLOW = 2.0
 """An answer that takes so many times as long as the quick ones says that there is enough in flight."""

@@ -129,6 +129,7 @@ class Dispatcher:
         self._freed.set()
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
+        held = self.slots.held(len(self._in_flight))
         claim = partial(
             claiming.claim,
             node=self._node,
@@ -139,7 +140,8 @@ class Dispatcher:
             now=self._clock.now(),
             large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
             has_others=self._database.is_shared,
-            held=self.slots.held(len(self._in_flight)),
+            held=held,
+            first=self.slots.standings.next_queues(held),
         )
         if not self._is_unsure:
             return claim
@@ -183,6 +185,7 @@ class Dispatcher:
             self._finished(claimed.ended)
         self._in_flight.update((each.lease, each) for each in claims)
         self.slots.standings.begin(claims)
+        self.slots.standings.turned_away(claimed.turned_away)
         self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
         for part in self._deliverer.part(claims):
@@ -280,7 +283,9 @@ class Dispatcher:
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
-            slots = self.slots.window - len(self._in_flight) + len(settlements)
+            left = len(self._in_flight) - len(settlements)
+            self.slots.freed(left)
+            slots = self.slots.window - left
             freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
             claim_too = self._claim_of(slots, freed_bytes)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)

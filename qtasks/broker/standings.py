@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import islice
 
 from qtasks.broker import adapting
-from qtasks.broker.addresses import read_endpoint
 from qtasks.broker.adapting import FREE, Standing
+from qtasks.broker.addresses import read_endpoint
 from qtasks.broker.retry import UNCOUNTED
 from qtasks.broker.store.holding import Held
 from qtasks.broker.store.records import Claim, Lease, Reply, Trouble
@@ -29,6 +30,8 @@ OUTCOME = b'{"error":{"type":'
 """How an app answers for a task that failed or is to be tried again: that is about the task alone."""
 MOST_HELD_BACK = 1000
 MOST_SHOWN = 20
+MOST_WAITING = 1000
+MOST_AT_ONCE = 64
 PUT_BACK_MS = 100
 
 
@@ -83,6 +86,8 @@ class Standings:
         self._places: dict[str, _Place] = {}
         self._held_back: dict[str, _Place] = {}
         self._begun: dict[Lease, Begun] = {}
+        self._waiting: dict[str, dict[int, None]] = {}
+        """By destination, the queues that wait for it, the longest waiting first."""
         self._put_back_at = -PUT_BACK_MS
 
     def begin(self, claims: Iterable[Claim]) -> None:
@@ -188,6 +193,25 @@ class Standings:
         most = self._most()
         rooms = {name: _room(each, now, most) for name, each in self._held_back.items()}
         return Held(rooms, place_of, may_put_back=may_put_back)
+
+    def turned_away(self, queues: Iterable[tuple[int, str]]) -> None:
+        """Note which queues wait for which destination. More than are noted are looked at again anyway."""
+        for queue, name in queues:
+            waiting = self._waiting.setdefault(name, {})
+            if len(waiting) < MOST_WAITING:
+                waiting[queue] = None
+
+    def next_queues(self, held: Held | None) -> list[int]:
+        """Give the queues that may go on, so many for each destination as it has room."""
+        found: list[int] = []
+        for name, waiting in [*self._waiting.items()]:
+            count = MOST_AT_ONCE if held is None else held.room(name, MOST_AT_ONCE)
+            for queue in [*islice(waiting, count)]:
+                found.append(queue)
+                del waiting[queue]
+            if not waiting:
+                del self._waiting[name]
+        return found
 
     def shown(self) -> Mapping[str, int]:
         """Give how many attempts each destination that is held back may have in flight; of a few of them."""

@@ -5,7 +5,7 @@ Nothing here costs more when the backlog, the history or the number of queues gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ def claim(
     large_bytes: int = 1 << 62,
     has_others: bool = False,
     held: Held | None = None,
+    first: Sequence[int] = (),
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
@@ -41,15 +42,17 @@ def claim(
     suspicion at most one is claimed at a time, and only if `alone_is_free`. Large bodies are taken
     until `large_bytes` are spent, and wait in their queues after that (promise P20). Where other nodes
     claim from the same store (`has_others`), a queue stays in line as long as it has something for them.
-    Towards destinations that are `held` back no more is taken than is said there.
+    Towards destinations that are `held` back no more is taken than is said there; the queues that waited
+    for them and may go on have the `first` turn.
     """
     if slots <= 0:
         return Claimed((), None)
     promote(session, now)
+    queues.freed(session, first)
     claims: list[Claim] = []
     ended: list[str] = []
     rooms = None if held is None else Rooms(held)
-    for queue in _queues_to_visit(session):
+    for queue in _queues_to_visit(session, frozenset(first)):
         room = slots - len(claims)
         if not room:
             break
@@ -64,14 +67,14 @@ def claim(
         if queue.rate is not None and taken:
             flow.spend(session, queue, len(taken), now)
         is_full, wake_at = picked.is_full, picked.wake_at
-        if rooms is not None and picked.is_held:
-            again_at = rooms.look_again_at(now)
-            wake_at = again_at if wake_at is None else min(wake_at, again_at)
-            is_full = is_full or not has_others  # other nodes may find the destination well
+        if rooms is not None and picked.held_by is not None:
+            again_at = rooms.turn_away(queue.id, picked.held_by, now)
+            is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)
         queues.rejoin(session, queue, has_more=has_more, is_full=is_full, wake_at=wake_at)
         claims.extend(taken)
     upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
-    return Claimed(claims, min((row[0] for row in upcoming if row), default=None), ended)
+    next_due_at = min((row[0] for row in upcoming if row), default=None)
+    return Claimed(claims, next_due_at, ended, () if rooms is None else rooms.turned_away)
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:
@@ -83,7 +86,7 @@ def promote(session: Session, now: int, count: int = 1000) -> None:
     session.run("queue_wake", {"now": now})
 
 
-def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
+def _queues_to_visit(session: Session, first: Collection[int]) -> Iterator[queues.QueueRow]:
     """Give queues in line, each once. Some turn out to have nothing left, so more than slots are given."""
     visited: set[int] = set()
     for _ in range(CLAIM_ROUNDS):
@@ -91,7 +94,7 @@ def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
         if not fresh:
             return
         visited.update(each.id for each in fresh)
-        yield from fresh
+        yield from sorted(fresh, key=lambda each: each.id not in first) if first else fresh
 
 
 def _has_for_others(session: Session, queue: queues.QueueRow, app: str | None) -> bool:
@@ -120,8 +123,8 @@ class _Picked:
     """When its next window begins, if a rate holds it back."""
     late: Sequence[str] = ()
     """The ids of those that have expired."""
-    is_held: bool = False
-    """Whether some were left for the sake of their destinations."""
+    held_by: str | None = None
+    """The destination for whose sake others were left."""
 
 
 def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Budget, now: int) -> _Picked:
@@ -134,20 +137,20 @@ def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Bu
         return _Picked((), has_more=True, is_full=True, wake_at=wake_at)
     skips = not budget.alone_is_free and not queue.ordered
     query = "claim_ready_skipping_suspects" if skips else "claim_ready"
-    is_held = False
+    held_by = None
     if budget.rooms is None:
         rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
     else:
         ahead = look_ahead(session, queue, app, budget.rooms, count=count, skips=skips, now=now)
-        is_held = ahead.is_held
+        held_by = ahead.held_by
         found = session.all(query, {"queue": queue.id, "app": app, "count": ahead.depth})
         rows = [row for row in found if row[SEQ] in ahead.allowed]
     late = [row[ID] for row in rows if row[EXTRAS] is not None and _is_late(row, now)]
     timely = [row for row in rows if row[ID] not in late] if late else rows
     picked = list(_affordable(timely, queue, budget))
     is_full = len(picked) == free
-    has_more = len(rows) == count or skips or is_held or len(picked) < len(rows)
-    return _Picked(picked, has_more, is_full, wake_at if is_full else None, late, is_held)
+    has_more = len(rows) == count or skips or held_by is not None or len(picked) < len(rows)
+    return _Picked(picked, has_more, is_full, wake_at if is_full else None, late, held_by)
 
 
 def _is_late(row: Row, now: int) -> bool:

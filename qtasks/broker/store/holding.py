@@ -21,6 +21,9 @@ AGAIN_MS = 100
 APART_MS = 10
 """A queue that was turned away is looked at again after `AGAIN_MS`, and `APART_MS` for each before it."""
 
+IN_PROCESS = ""
+"""Names no destination but this process."""
+
 SEQ, URL, APP, INTERRUPTED, DUE_AT = range(5)  # columns of `claim_ahead`
 
 
@@ -38,6 +41,11 @@ class Held:
     may_put_back: bool = True
     """Whether it is time to move what is in the way."""
 
+    def room(self, place: str, most: int) -> int:
+        """Say how much room a destination has, up to `most`."""
+        room = self.in_process if place == IN_PROCESS else self.rooms.get(place, self.others)
+        return most if room is None else min(room, most)
+
 
 class Rooms:
     """What is left of the rooms during one claim, and how many queues it has turned away."""
@@ -46,11 +54,13 @@ class Rooms:
         self._held = held
         self._left = dict(held.rooms)
         self._in_process = held.in_process
-        self.turned_away = 0
+        self.turned_away: list[tuple[int, str]] = []
+        """The queues that were, and for which destination's sake."""
+        self.may_put_back = held.may_put_back
 
-    @property
-    def may_put_back(self) -> bool:
-        return self._held.may_put_back
+    def place_of(self, row: Row) -> str:
+        """Name the destination of the message of a row."""
+        return IN_PROCESS if row[APP] is not None else self._held.place_of(row[URL])
 
     def take(self, row: Row) -> bool:
         """Take room for the message of a row; False if there is none."""
@@ -66,10 +76,10 @@ class Rooms:
         self._left[place] = left - 1
         return left > 0
 
-    def look_again_at(self, now: int) -> int:
-        """Say when a queue that is turned away is to be looked at again."""
-        self.turned_away += 1
-        return now + AGAIN_MS + APART_MS * (self.turned_away - 1)
+    def turn_away(self, queue: int, place: str, now: int) -> int:
+        """Note that a queue waits for a destination; say when to look whether it has something for others."""
+        self.turned_away.append((queue, place))
+        return now + AGAIN_MS + APART_MS * (len(self.turned_away) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +88,8 @@ class Ahead:
 
     allowed: frozenset[int]
     depth: int
-    is_held: bool
-    """Whether more would be allowed, were it not for destinations."""
+    held_by: str | None
+    """The destination for whose sake more is not allowed."""
 
 
 def look_ahead(
@@ -105,7 +115,8 @@ def look_ahead(
     moved: set[int] = set()
     if not queue.ordered and len(rows) == LOOK and len(allowed) < count and rooms.may_put_back:
         moved = _put_back(session, held, now)
-    return Ahead(frozenset(allowed), _depth(rows, allowed, moved), bool(held) and len(allowed) < count)
+    held_by = rooms.place_of(held[0]) if held and len(allowed) < count else None
+    return Ahead(frozenset(allowed), _depth(rows, allowed, moved), held_by)
 
 
 def _put_back(session: Session, held: Sequence[Row], now: int) -> set[int]:

@@ -203,3 +203,5 @@ class Claimed:
     next_due_at: int | None
     ended: Sequence[str] = ()
     """The tasks that turned out to have expired."""
+    turned_away: Sequence[tuple[int, str]] = ()
+    """The queues whose destination has no room, and which that is."""
