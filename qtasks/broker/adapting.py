@@ -81,16 +81,21 @@ def answered(standing: Standing, *, in_flight: int, took_ms: int, most: int, now
             standing, limit=2.0, is_ramping=True, quick_ms=took_ms, failures=0, probe_at=None, troubled_at=now
         )
     if now - standing.troubled_at >= FORGET_MS:
-        return FREE
+        return freed(standing)
     quick_ms = min(float(took_ms), standing.quick_ms * (1 + 1 / MEMORY) + 1 / MEMORY)
     limit, known = standing.limit, standing.known
-    if in_flight * 2 > limit:  # what is not used proves nothing
+    if in_flight * 4 > limit:  # what is not used proves nothing
         limit += _step(standing, is_slow=took_ms > SLOW * quick_ms + 1)
     if limit >= known + 1.5:  # it has taken one more for some time
         known = limit * 2
     if limit >= most:
-        return FREE
+        return freed(standing)
     return replace(standing, limit=limit, known=known, quick_ms=quick_ms)
+
+
+def freed(standing: Standing) -> Standing:
+    """Hold a destination back no more. Rounds and eras go on, for attempts that began in them."""
+    return replace(FREE, round=standing.round, era=standing.era)
 
 
 def _step(standing: Standing, *, is_slow: bool) -> float:

@@ -184,8 +184,7 @@ class Dispatcher:
         if claimed.ended:
             self._finished(claimed.ended)
         self._in_flight.update((each.lease, each) for each in claims)
-        self.slots.standings.begin(claims)
-        self.slots.standings.turned_away(claimed.turned_away)
+        self.slots.standings.claimed(claimed)
         self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
         for part in self._deliverer.part(claims):

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
+from operator import itemgetter
 
 from qtasks.broker import adapting
 from qtasks.broker.adapting import FREE, Standing
 from qtasks.broker.addresses import read_endpoint
 from qtasks.broker.retry import UNCOUNTED
 from qtasks.broker.store.holding import Held
-from qtasks.broker.store.records import Claim, Lease, Reply, Trouble
+from qtasks.broker.store.records import Claim, Claimed, Lease, Reply, Trouble
 from qtasks.clock import Clock
 from qtasks.errors import BadRequest
 from qtasks.protocol.hints import retry_hint_ms
@@ -28,6 +29,7 @@ CROWDED = ("full", "draining")
 """The reasons of our webhook that are about its process and not about the message."""
 OUTCOME = b'{"error":{"type":'
 """How an app answers for a task that failed or is to be tried again: that is about the task alone."""
+UNREADABLE = "(unreadable)"
 MOST_HELD_BACK = 1000
 MOST_SHOWN = 20
 MOST_WAITING = 1000
@@ -41,7 +43,7 @@ def place_of(url: str) -> str:
     try:
         return read_endpoint(url).origin
     except BadRequest:
-        return url
+        return UNREADABLE
 
 
 def is_refusal(claim: Claim, reply: Reply) -> bool:
@@ -88,6 +90,8 @@ class Standings:
         self._begun: dict[Lease, Begun] = {}
         self._waiting: dict[str, dict[int, None]] = {}
         """By destination, the queues that wait for it, the longest waiting first."""
+        self._asked: list[tuple[int, str]] = []
+        """Which of them the claim under way lets go on."""
         self._put_back_at = -PUT_BACK_MS
 
     def begin(self, claims: Iterable[Claim]) -> None:
@@ -126,7 +130,7 @@ class Standings:
         place, then, _, began_at = begun
         standing = place.standing
         if reply.trouble is not None:
-            is_lonely = place.answered_at < began_at
+            is_lonely = place.answered_at <= began_at
             if reply.trouble is Trouble.UNREACHABLE and is_lonely:
                 return adapting.unreachable(standing, era=then.era, fraction=self._fraction(), now=now)
             if reply.trouble is Trouble.SILENT and not is_lonely:
@@ -135,7 +139,7 @@ class Standings:
             return standing  # called off, or not sent: the destination has no part in it
         elif not is_refusal(claim, reply):
             place.answered_at = now
-            if standing is FREE:
+            if not standing.is_held_back:
                 return standing
             return adapting.answered(
                 standing, in_flight=in_flight, took_ms=now - began_at, most=self._most(), now=now
@@ -168,7 +172,7 @@ class Standings:
 
     def _free(self, name: str) -> None:
         place = self._held_back.pop(name)
-        place.standing = FREE
+        place.standing = adapting.freed(place.standing)
         if not place.in_flight and not place.old:
             self._places.pop(name, None)
 
@@ -194,32 +198,43 @@ class Standings:
         rooms = {name: _room(each, now, most) for name, each in self._held_back.items()}
         return Held(rooms, place_of, may_put_back=may_put_back)
 
-    def turned_away(self, queues: Iterable[tuple[int, str]]) -> None:
-        """Note which queues wait for which destination. More than are noted are looked at again anyway."""
-        for queue, name in queues:
+    def claimed(self, claimed: Claimed) -> None:
+        """Note what came of a claim: the attempts that begin, and the queues that wait for destinations.
+
+        Who has had something goes to the end of those who wait, who has been passed over keeps its place.
+        More than are noted are looked at again anyway.
+        """
+        self.begin(claimed.claims)
+        if not self._asked and not claimed.turned_away:
+            return
+        took = {each.queue_id for each in claimed.claims}
+        away = dict(claimed.turned_away)
+        for queue, name in [*self._asked, *claimed.turned_away]:
+            if queue in took or away.get(queue) != name:
+                self._waiting.get(name, {}).pop(queue, None)
+        for queue, name in claimed.turned_away:
             waiting = self._waiting.setdefault(name, {})
             if len(waiting) < MOST_WAITING:
                 waiting[queue] = None
+        self._asked = []
 
     def next_queues(self, held: Held | None) -> list[int]:
         """Give the queues that may go on, so many for each destination as it has room."""
-        found: list[int] = []
+        self._asked = []
         for name, waiting in [*self._waiting.items()]:
             count = MOST_AT_ONCE if held is None else held.room(name, MOST_AT_ONCE)
-            for queue in [*islice(waiting, count)]:
-                found.append(queue)
-                del waiting[queue]
+            self._asked += [(queue, name) for queue in islice(waiting, count)]
             if not waiting:
                 del self._waiting[name]
-        return found
+        return [queue for queue, _ in self._asked]
 
     def shown(self) -> Mapping[str, int]:
-        """Give how many attempts each destination that is held back may have in flight; of a few of them."""
-        shown = sorted(self._held_back.items(), key=lambda each: each[1].standing.limit)
-        return {
+        """Give how many attempts may be in flight at destinations that are held back; the lowest first."""
+        limits = {
             name: 0 if each.standing.probe_at is not None else int(each.standing.limit)
-            for name, each in shown[:MOST_SHOWN]
+            for name, each in [*self._held_back.items()]  # copied at once: another thread may ask
         }
+        return dict(sorted(limits.items(), key=itemgetter(1))[:MOST_SHOWN])
 
     @property
     def in_flight(self) -> int:

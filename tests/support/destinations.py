@@ -35,6 +35,8 @@ class Destination:
     most_inside: int = 0
     attempts: list[float] = field(default_factory=list)
     """When each came, in ms."""
+    seen: Counter[str] = field(default_factory=Counter)
+    """How often each message came."""
     refused: int = 0
     served: list[tuple[float, str]] = field(default_factory=list)
     """When each was served, and which message it was."""
@@ -43,6 +45,7 @@ class Destination:
         """Make one attempt."""
         loop = asyncio.get_running_loop()
         self.attempts.append(loop.time() * 1000)
+        self.seen[claim.id] += 1
         if self.is_down:
             await asyncio.sleep(REFUSED_MS / 1000)
             return Reply(0, error="connection refused", trouble=Trouble.UNREACHABLE)
@@ -116,7 +119,7 @@ class Site:
         return asyncio.get_running_loop().time() * 1000
 
     def send(self, url: str, count: int = 1, **changes: Any) -> None:
-        """Accept messages to `url`, of an unordered queue of any parallelism unless `changes` say otherwise."""
+        """Accept messages to `url`, in a queue without order and limits if `changes` say nothing else."""
         wide: dict[str, Any] = {"queue": "wide", "parallelism": 100_000, "ordered": False, "url": url}
         now = self.clock.now()
         self.database.run(
@@ -125,10 +128,15 @@ class Site:
             )
         )
 
+    def ready(self, queue: int) -> int:
+        """Count what is ready in a queue, which are numbered as they were first used."""
+        wanted = {"queue": queue, "app": None, "count": 10_000}
+        return len(self.database.look(lambda session: session.all("claim_ahead", wanted)))
+
     async def wait_until(self, is_so: Callable[[], bool], within_s: float) -> None:
         """Let time pass until something is so."""
         async with asyncio.timeout(within_s):
-            while not is_so():
+            while not is_so():  # noqa: ASYNC110  # time passes at once
                 await asyncio.sleep(0.01)
 
 
