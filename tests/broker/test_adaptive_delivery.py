@@ -14,6 +14,7 @@ import pytest
 
 from qtasks.broker.standings import place_of
 from qtasks.broker.store.records import Reply
+from tests.support import repeats
 from tests.support.destinations import Destination, Site, play
 
 HOOK = "http://app.example/work"
@@ -41,7 +42,7 @@ async def drained(site: Site, destination: Destination, count: int) -> None:
 
 @pytest.mark.parametrize(("capacity", "count"), [(1, 400), (3, 1200), (10, 3000), (40, 8000)])
 @pytest.mark.parametrize("refusal", [BUSY, ASK_1_S, OVERLOADED], ids=["429", "429-hint", "503-hint"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(repeats(10)))
 def test_a_backlog_drains_after_an_outage(capacity: int, count: int, refusal: Reply, seed: int) -> None:
     destination = Destination(capacity, TAKES_MS, refusal, is_down=True)
 
@@ -68,7 +69,7 @@ def test_a_backlog_drains_after_an_outage(capacity: int, count: int, refusal: Re
 
 
 @pytest.mark.parametrize("refusal", [BUSY, ASK_1_S, OVERLOADED], ids=["429", "429-hint", "503-hint"])
-@pytest.mark.parametrize(("capacity", "count"), [(1, 800), (3, 1200), (10, 3000), (40, 8000)])
+@pytest.mark.parametrize(("capacity", "count"), [(1, 800), (10, 3000)])
 def test_a_destination_that_refuses_what_is_too_much_is_kept_busy(
     capacity: int, count: int, refusal: Reply
 ) -> None:
@@ -117,7 +118,9 @@ def test_the_ramp_begins_with_one_and_doubles_at_most() -> None:
         begun = [at for at in destination.attempts if at > 30_000]
         rounds = Counter(int((at - begun[0]) / TAKES_MS + 0.01) for at in begun)
         starts = [rounds[number] for number in range(10)]
-        assert starts == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64]
+        assert starts[0] == 1
+        assert all(later <= 2 * earlier for earlier, later in pairwise(starts))
+        assert starts[-1] == SLOTS
 
     play(story, lambda: site(destination))
 
