@@ -414,7 +414,7 @@ async def test_a_name_that_cannot_be_resolved_is_a_failed_attempt(deliverer: Htt
 async def test_a_name_without_an_address_is_a_destination_that_cannot_be_reached() -> None:
     deliverer = new_deliverer(resolver=FakeResolver())
 
-    reply = await deliver(deliverer, claim("http://nowhere.example/"))
+    reply = await deliver(deliverer, claim("https://nowhere.example/"))
     await deliverer.close()
 
     assert (reply.status, reply.trouble) == (0, Trouble.UNREACHABLE)
