@@ -24,7 +24,7 @@ LONGEST_PAUSE_MS = 5000
 """Between probes, unless the destination asks for longer."""
 LONGEST_HINT_MS = 30_000
 FORGET_MS = 300_000
-"""After so long without trouble a destination is like any other."""
+"""After so long without trouble it is no longer known what a destination takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,14 @@ def answered(standing: Standing, *, in_flight: int, took_ms: int, most: int, now
         return replace(
             standing, limit=2.0, is_ramping=True, quick_ms=took_ms, failures=0, probe_at=None, troubled_at=now
         )
+    is_used = in_flight * 4 > standing.limit
     if now - standing.troubled_at >= FORGET_MS:
-        return freed(standing)
+        if not is_used:
+            return freed(standing)
+        standing = replace(standing, known=inf, is_ramping=True, troubled_at=now)
     quick_ms = min(float(took_ms), standing.quick_ms * (1 + 1 / MEMORY) + 1 / MEMORY)
     limit, known = standing.limit, standing.known
-    if in_flight * 4 > limit:  # what is not used proves nothing
+    if is_used:  # what is not used proves nothing
         limit += _step(standing, is_slow=took_ms > SLOW * quick_ms + 1)
     if limit >= known + 1.5:  # it has taken one more for some time
         known = limit * 2
@@ -105,25 +108,35 @@ def _step(standing: Standing, *, is_slow: bool) -> float:
 
 
 def refused(
-    standing: Standing, *, began_in: int, in_flight: int, hint_ms: int | None, fraction: float, now: int
+    standing: Standing,
+    *,
+    began_in: int,
+    in_flight: int,
+    fraction: float,
+    now: int,
+    hint_ms: int | None = None,
+    is_silent: bool = False,
 ) -> Standing:
     """Learn from a refusal of an attempt that began in the round `began_in`; `in_flight` counts it too.
 
-    A destination that refuses even a single attempt is left alone for a while.
+    A destination that refuses even a single attempt twice in a row is left alone for a while. With
+    `is_silent` it has not answered at all, which says nothing about how many it takes.
     """
     if began_in < standing.round:
         count = standing.refused + 1
-        known = min(standing.known, max(1.0, standing.cut_from - count))
-        return replace(standing, limit=min(standing.limit, known), known=known, refused=count)
+        left = max(1.0, standing.cut_from - count)
+        known = standing.known if is_silent else min(standing.known, left)
+        return replace(standing, limit=min(standing.limit, left), known=known, refused=count)
     if standing.limit < 2:
         return _open(standing, hint_ms, fraction, now)
     cut_from = float(int(min(standing.limit, in_flight)))
-    known = max(1.0, cut_from - 1)
+    left = max(1.0, cut_from - 1)
+    is_vague = is_silent or cut_from == 1
     return replace(
         standing,
-        limit=max(1.0, min(LESS * cut_from, known)),
-        known=known,
-        is_ramping=False,
+        limit=max(1.0, min(LESS * cut_from, left)),
+        known=standing.known if is_vague else left,
+        is_ramping=is_vague,
         round=standing.round + 1,
         cut_from=cut_from,
         refused=1,

@@ -112,14 +112,12 @@ class Standings:
         if begun is None:
             return
         place, then, crowd, _ = begun
-        before = place.standing
-        is_of_now = then.era == before.era
-        now = self._clock.monotonic()
-        in_flight = max(place.in_flight, crowd) if is_of_now else place.in_flight
-        after = self._judge(claim, reply, begun, in_flight, now)
-        if is_of_now:
+        before, now = place.standing, self._clock.monotonic()
+        if then.era == before.era:
+            after = self._judge(claim, reply, begun, max(place.in_flight, crowd), now)
             place.in_flight -= 1
         else:
+            after = self._judge(claim, reply, begun, place.in_flight, now)
             place.old -= 1
         if after is not before:
             self._change(place, after, reply)
@@ -148,9 +146,10 @@ class Standings:
             standing,
             began_in=then.round,
             in_flight=in_flight,
-            hint_ms=retry_hint_ms(reply.headers, self._clock.now()),
             fraction=self._fraction(),
             now=now,
+            hint_ms=retry_hint_ms(reply.headers, self._clock.now()),
+            is_silent=reply.trouble is Trouble.SILENT,
         )
 
     def _change(self, place: _Place, after: Standing, reply: Reply) -> None:

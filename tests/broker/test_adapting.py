@@ -27,7 +27,7 @@ MOST = 64
 
 def refuse(standing: Standing, in_flight: int = 1, **changes: Any) -> Standing:
     """Refuse an attempt of this round."""
-    facts: dict[str, Any] = {"began_in": standing.round, "hint_ms": None, "fraction": 0.0, "now": 0}
+    facts: dict[str, Any] = {"began_in": standing.round, "fraction": 0.0, "now": 0}
     return refused(standing, in_flight=in_flight, **(facts | changes))
 
 
@@ -108,11 +108,38 @@ def test_answers_that_take_longer_with_more_in_flight_slow_the_growth_down() -> 
     assert quick.limit > slow.limit + 7
 
 
-def test_time_forgets() -> None:
+def test_time_forgets_where_little_is_used() -> None:
     standing = refuse(FREE, 10)
 
-    assert answer(standing, now=FORGET_MS - 1).is_held_back
-    assert not answer(standing, now=FORGET_MS).is_held_back
+    early, late = (
+        answered(standing, in_flight=1, took_ms=10, most=MOST, now=now) for now in (FORGET_MS - 1, FORGET_MS)
+    )
+
+    assert early.is_held_back
+    assert not late.is_held_back
+
+
+def test_where_all_is_used_time_makes_it_try_again_step_by_step() -> None:
+    standing = answer(refuse(FREE, 11), 30)
+
+    assert int(answer(standing, 2, now=FORGET_MS).limit) == 12
+
+
+def test_one_refusal_with_nothing_else_in_flight_is_soon_made_up_for() -> None:
+    standing = refuse(FREE, 1)
+
+    assert room(standing, 0, now=0) == 1
+    assert int(answer(standing, 20).limit) == 21
+
+
+def test_silence_says_nothing_about_how_many_are_taken() -> None:
+    standing = refuse(FREE, 64, is_silent=True)
+    for _ in range(63):
+        standing = refuse(standing, began_in=0, is_silent=True)
+    assert room(standing, 0, now=0) == 1
+
+    assert int(answer(standing, 20).limit) == 21
+    assert refuse(standing, is_silent=True).probe_at is not None
 
 
 # --- the circuit ----------------------------------------------------------------------------------
