@@ -15,7 +15,7 @@ import aiohttp
 
 from qtasks.broker.batching import reply_of
 from qtasks.broker.delivery import Answer
-from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.records import Claim, Reply, Trouble
 from qtasks.broker.store.results import CANCELLED
 from qtasks.errors import BadRequest, InvalidValue
 from qtasks.protocol.batches import CONTENT_TYPE, read_answer
@@ -81,9 +81,13 @@ class BatchDelivery:
                 else:
                     lost = await read_whole(response)
         except TimeoutError:
-            lost = Reply(0, error=f"no complete answer within {timeout_s:g} s", is_alone_next=True)
+            problem = f"no complete answer within {timeout_s:g} s"
+            lost = Reply(0, error=problem, is_alone_next=True, trouble=Trouble.SILENT)
         except aiohttp.ClientConnectorError as error:  # nothing of it has arrived
-            lost = Reply(0, error=str(error))
+            lost = Reply(0, error=str(error), trouble=Trouble.UNREACHABLE)
+        except aiohttp.ClientConnectionError as error:
+            problem = str(error) or type(error).__name__
+            lost = Reply(0, error=problem, is_alone_next=True, trouble=Trouble.SILENT)
         except (aiohttp.ClientError, OSError, ValueError, BadRequest, InvalidValue) as error:
             lost = Reply(0, error=str(error) or type(error).__name__, is_alone_next=True)
         except Exception:  # a wall: whatever it is, every message has a reply

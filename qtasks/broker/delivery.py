@@ -19,6 +19,7 @@ Answer = tuple[Claim, Reply]
 LARGEST_STATUS = 999
 AHEAD = 4
 """How many times as many claims a quick app has in hand as it runs at once."""
+SPARE_PARTS = 8
 
 
 class Deliverer(Protocol):
@@ -161,6 +162,11 @@ class RoutedDeliverer:
         for way in (self._app, self._http):
             if way is not None:
                 await way.close()
+
+
+def spare(concurrency: int) -> int:
+    """Say how many attempts more are made, to other destinations, while all the usual ones stand still."""
+    return concurrency // SPARE_PARTS
 
 
 async def _refuse(claims: Sequence[Claim]) -> AsyncIterator[Answer]:

@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from qtasks.broker.callbacks import CallbacksOf
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Deliverer, storable
+from qtasks.broker.delivery import Deliverer
 from qtasks.broker.endings import facts, is_final, tell
+from qtasks.broker.judging import Judging
 from qtasks.broker.metrics import Metrics
-from qtasks.broker.retry import judge
 from qtasks.broker.room import Room
+from qtasks.broker.slots import STILL_MS, Slots
 from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import Database, Session
-from qtasks.broker.store.records import Again, Claim, Claimed, Dead, Lease, Reply, Settlement
+from qtasks.broker.store.records import Again, Claim, Claimed, Lease, Reply, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
 from qtasks.ids import Ids
@@ -34,7 +34,6 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
-UNJUDGED_MS = 60_000
 NOTHING = Claimed((), None)
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
@@ -63,11 +62,11 @@ class Dispatcher:
         self._node = node
         self._app = app
         self._clock = clock
-        self._ids = ids
         self._finished = finished
-        self._callbacks = callbacks
+        self._judging = Judging(config, ids, callbacks)
         self._room = room
         self._metrics = metrics or Metrics()
+        self.slots = Slots(deliverer, config.concurrency, clock=clock, fraction=ids.fraction)
         self._looked_at: int | None = None
         # By lease: an attempt that others have overtaken may still run when the message is claimed again.
         self._in_flight: dict[Lease, Claim] = {}
@@ -104,7 +103,7 @@ class Dispatcher:
         """Claim what is due, up to the free slots, and start its delivery."""
         self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
-            slots = self._window - len(self._in_flight)
+            slots = self.slots.window - len(self._in_flight)
             if slots <= 0 or self._may_not_claim:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
@@ -118,11 +117,6 @@ class Dispatcher:
             self._is_unsure = False
             self._start(claimed)
         return claimed
-
-    @property
-    def _window(self) -> int:
-        """How many claims to have in hand."""
-        return self._deliverer.window(self._config.concurrency)
 
     @property
     def _may_not_claim(self) -> bool:
@@ -148,6 +142,7 @@ class Dispatcher:
         return give_back_and_claim
 
     def _leasing(self, slots: int, freed_bytes: int = 0) -> partial[Claimed]:
+        held = self.slots.held(len(self._in_flight))
         return partial(
             claiming.claim,
             node=self._node,
@@ -158,6 +153,8 @@ class Dispatcher:
             now=self._clock.now(),
             large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
             has_others=self._database.is_shared,
+            held=held,
+            first=self.slots.standings.next_queues(held),
         )
 
     async def _follow_the_wall(self, now: int) -> None:
@@ -191,6 +188,7 @@ class Dispatcher:
         if claimed.ended:
             self._finished(claimed.ended)
         self._in_flight.update((each.lease, each) for each in claims)
+        self.slots.standings.claimed(claimed)
         self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
         for part in self._deliverer.part(claims):
@@ -213,6 +211,7 @@ class Dispatcher:
             self._answer(claim, lost)
 
     def _answer(self, claim: Claim, reply: Reply) -> None:
+        self.slots.standings.end(claim, reply)
         if self._database.failure is not None:
             self._forget(claim)
         elif claim.lease in self._in_flight:  # not handed back meanwhile
@@ -246,38 +245,7 @@ class Dispatcher:
         self._answered.clear()
         answers, self._answers = self._answers, []
         now = self._clock.now()
-        return [self._judged(claim, reply, now) for claim, reply in answers]
-
-    def _judged(self, claim: Claim, reply: Reply, now: int) -> Settlement:
-        try:
-            return self._verdict(claim, reply, now)
-        except (
-            Exception
-        ) as error:  # a wall: one surprising reply must not keep all others from being recorded
-            log.exception("cannot judge a reply", extra={"message_id": claim.id})
-            lost = Reply(0, error=f"the reply could not be judged: {type(error).__name__}")
-            verdict = Dead() if claim.attempt > claim.max_retries else Again(now + UNJUDGED_MS)
-            return Settlement(claim, lost, verdict, ended_at=max(now, claim.started_at))
-
-    def _verdict(self, claim: Claim, reply: Reply, now: int) -> Settlement:
-        reply = storable(reply)
-        verdict = judge(
-            claim,
-            reply,
-            now,
-            self._ids.fraction(),
-            strict=self._config.strict,
-            longest_ms=self._config.longest_ladder_wait_ms,
-        )
-        # Not before its start: the wall clock may have been set back meanwhile.
-        settlement = Settlement(claim, reply, verdict, ended_at=max(now, claim.started_at))
-        if not claim.extras.has_callbacks:
-            return settlement
-        try:
-            return replace(settlement, callbacks=self._callbacks(settlement))
-        except Exception:  # a wall: a report that cannot be made must not keep the end from being recorded
-            log.exception("cannot make the callbacks of a message", extra={"message_id": claim.id})
-            return settlement
+        return [self._judging.judged(claim, reply, now) for claim, reply in answers]
 
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
@@ -286,7 +254,9 @@ class Dispatcher:
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
-            slots = self._window - len(self._in_flight) + len(settlements)
+            left = len(self._in_flight) - len(settlements)
+            self.slots.freed(left)
+            slots = self.slots.window - left
             freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
             claim_too = self._claim_of(slots, freed_bytes)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
@@ -317,12 +287,14 @@ class Dispatcher:
                 recorded, claimed = [], NOTHING  # its lease stays, and is recovered at the next start
                 break
         for each in settlements:
-            self._verdicts.pop(each.claim.lease, None)
-            claim = self._in_flight.pop(each.claim.lease, None)
+            lease = each.claim.lease
+            self._verdicts.pop(lease, None)
+            claim = self._in_flight.pop(lease, None)
             self._large_bytes -= _large_bytes(claim) if claim else 0
-            self._alone_since.pop(each.claim.lease, None)
+            self._alone_since.pop(lease, None)
         self._start(claimed)
-        if len(self._in_flight) < self._window or not all(map(is_final, recorded)):
+        self.slots.freed(len(self._in_flight))
+        if len(self._in_flight) < self.slots.window or not all(map(is_final, recorded)):
             self._freed.set()  # there are slots left, or a new instant to wait for
         self._finished([each.claim.task_id for each in recorded if is_final(each) and each.claim.task_id])
         self._metrics.settled(recorded)
@@ -365,19 +337,20 @@ class Dispatcher:
 
     async def _idle(self, claimed: Claimed) -> Claimed | None:
         """Wait until there is something to claim, or to give what was claimed for us meanwhile."""
-        if len(self._in_flight) >= self._window:
-            await self._first(self._freed.wait())
+        if len(self._in_flight) >= self.slots.window:
+            await self._until_freed()
             return None
         if not claimed.is_all and (claimed.claims or claimed.ended):
             return None
-        self._errand = None if self._is_unsure else Errand(self._claim_along())
+        if not self._is_unsure and self.slots.held(len(self._in_flight)) is None:
+            self._errand = Errand(self._claim_along())
         changed = self._database.changed(self._wait_ms(claimed.next_due_at), self._errand)
         await self._first(changed, self._freed.wait())
         return await self._take_up()
 
     def _claim_along(self) -> Callable[[Session], Claimed | None]:
         """Make the claim for whoever brings work: one transaction and one fsync less before it starts."""
-        leasing, offset = self._leasing(self._window - len(self._in_flight)), self._wall_offset
+        leasing, offset = self._leasing(self.slots.window - len(self._in_flight)), self._wall_offset
 
         def claim_along(session: Session) -> Claimed | None:
             now = self._clock.now()
@@ -405,6 +378,13 @@ class Dispatcher:
             if claimed is not None:
                 self._start(claimed)
             return claimed
+
+    async def _until_freed(self) -> None:
+        if not self.slots.may_open:
+            await self._first(self._freed.wait())
+            return
+        await self._first(self._freed.wait(), self._clock.sleep(STILL_MS))
+        self.slots.look(len(self._in_flight))
 
     def _wait_ms(self, next_due_at: int | None) -> int:
         until_due = LONGEST_WAIT_MS if next_due_at is None else max(0, next_due_at - self._clock.now())

@@ -24,13 +24,13 @@ from qtasks.broker.addresses import Endpoint, call_url
 from qtasks.broker.batch_delivery import OK, BatchDelivery
 from qtasks.broker.batching import parted, written
 from qtasks.broker.config import ApiTarget
-from qtasks.broker.delivery import AHEAD, Answer
+from qtasks.broker.delivery import AHEAD, Answer, spare
 from qtasks.broker.delivery_headers import USER_AGENT, delivery_headers
 from qtasks.broker.pace import Pace
 from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, Hold, ResponseBudget
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store.messages import LARGE_BYTES
-from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.records import Claim, Reply, Trouble
 from qtasks.broker.store.results import CANCELLED
 from qtasks.clock import Clock, stopwatch_ns
 from qtasks.errors import BadRequest
@@ -184,9 +184,10 @@ class HttpDeliverer:
         except TimeoutError:
             if claim.seq in self._dropped:
                 return Reply(0, error=CANCELLED)
-            return Reply(0, error=f"no complete answer within {claim.timeout_ms / 1000:g} s")
+            problem = f"no complete answer within {claim.timeout_ms / 1000:g} s"
+            return Reply(0, error=problem, trouble=Trouble.SILENT)
         except (aiohttp.ClientError, OSError, ValueError, BadRequest) as error:
-            return Reply(0, error=_reason(error))
+            return Reply(0, error=_reason(error), trouble=_trouble(error))
         finally:
             self._limits.pop(claim.seq, None)
             self._dropped.discard(claim.seq)
@@ -311,7 +312,7 @@ class HttpDeliverer:
         connector = aiohttp.TCPConnector(
             resolver=GuardedResolver(self._rules, scheme, self._resolver or ThreadedResolver()),
             ssl=tls or True,
-            limit=self._connections,
+            limit=self._connections + spare(self._connections),
             use_dns_cache=True,
             ttl_dns_cache=10,
             keepalive_timeout=KEEPALIVE_S,
@@ -340,3 +341,11 @@ def _reason(error: Exception) -> str:
     """Say what went wrong; aiohttp hides what a resolver said."""
     shown = error.__cause__ if isinstance(error.__cause__, _RefusedAddress) else error
     return str(shown) or type(shown).__name__
+
+
+def _trouble(error: Exception) -> Trouble | None:
+    """Say what it tells of the destination, if it is not us who would not call it."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return None if isinstance(error.__cause__, _RefusedAddress) else Trouble.UNREACHABLE
+    broke_off = isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError)
+    return Trouble.SILENT if broke_off else None

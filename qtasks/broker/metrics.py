@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
@@ -105,6 +105,16 @@ class NodeState(Protocol):
         """How long ago it last looked for work; None if it has not yet."""
         ...
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """How many attempts may be in flight at destinations that are held back; of the lowest 20."""
+        ...
+
+    @property
+    def held_back(self) -> int:
+        """How many destinations are held back."""
+        ...
+
 
 class Metrics:
     """The counters of one broker process. `most_queues` have series of their own, the others share one."""
@@ -180,16 +190,24 @@ class Metrics:
         ]
 
     def _of_node(self) -> list[Family]:
-        info, idle, in_flight = [], [], []
+        info, idle, in_flight, held_back, limits = [], [], [], [], []
         if self.node is not None:
             info = [Sample(1, {"version": VERSION, "node": self.node.boot_id})]
             in_flight = [Sample(self.node.in_flight)]
+            held_back = [Sample(self.node.held_back)]
+            limits = [Sample(each, {"destination": name}) for name, each in self.node.limits.items()]
             if self.node.idle_ms is not None:
                 idle = [Sample(self.node.idle_ms / 1000)]
         return [
             _gauge("node_info", "The version, and the name of this life of the process.", info),
             _gauge("node_idle_seconds", "Time since this node last looked for work.", idle),
             _gauge("in_flight", "Deliveries of this node that have not ended.", in_flight),
+            _gauge("destinations_held_back", "Destinations that this node holds back.", held_back),
+            _gauge(
+                "destination_limit",
+                "Deliveries at once to a destination that is held back, 0 but for probes; of the lowest 20.",
+                limits,
+            ),
         ]
 
     def _of_store(self) -> Family:

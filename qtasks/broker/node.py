@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from qtasks.broker.callbacks import callbacks_of
@@ -76,6 +76,16 @@ class Node:
     def idle_ms(self) -> int | None:
         """How long ago it last looked for work; None if it has not yet."""
         return self.dispatcher.idle_ms
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """How many attempts may be in flight at destinations that are held back; of the lowest 20."""
+        return self.dispatcher.slots.standings.shown()
+
+    @property
+    def held_back(self) -> int:
+        """How many destinations are held back."""
+        return self.dispatcher.slots.standings.held_back
 
     def _callbacks(self, settlement: Settlement) -> Sequence[NewMessage]:
         return callbacks_of(settlement, self.broker.intake)

@@ -11,7 +11,7 @@ import pytest
 from qtasks.broker.batch_delivery import LOST
 from qtasks.broker.http_delivery import QUICK_NS, HttpDeliverer
 from qtasks.broker.store.extras import Extras
-from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.records import Claim, Reply, Trouble
 from qtasks.protocol.batches import AnswerLine, read_deliveries, write_answers
 from qtasks.protocol.signature import verify
 from tests.support.deliveries import KEY, LIMIT, NOW, claim, new_deliverer
@@ -171,6 +171,7 @@ async def test_who_never_got_it_is_no_worse_than_alone(deliverer: HttpDeliverer,
     found = await deliver(deliverer, wanted)
 
     assert [(reply.status, reply.is_alone_next) for _, reply in found] == [(0, False)] * 2
+    assert {reply.trouble for _, reply in found} == {Trouble.UNREACHABLE}
     assert "127.0.0.1" in (found[0][1].error or "")
 
 

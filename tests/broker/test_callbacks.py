@@ -433,12 +433,12 @@ async def test_if_a_callback_cannot_be_stored_its_end_is_not_recorded_either(rig
     message_id = publish(rig, queue="mail", retries=0, failure_callback=Callback(FAILED))
     publish(rig, b"2", queue="mail", callback=None)
     node = rig.node.dispatcher
-    made = node._callbacks
+    made = node._judging._callbacks
 
     def broken(settlement: Any) -> list[NewMessage]:
         return [replace(each, id=message_id) for each in made(settlement)]  # a second row of that id
 
-    node._callbacks = broken
+    node._judging._callbacks = broken
     await node.step()
     await rig.deliverer.reached(1)
     await node.settle()

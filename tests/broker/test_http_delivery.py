@@ -13,9 +13,10 @@ from qstash import Receiver
 from qtasks.broker.http_delivery import HttpDeliverer
 from qtasks.broker.security import DestinationRules, parse_rules
 from qtasks.broker.store.extras import Extras
+from qtasks.broker.store.records import Trouble
 from qtasks.clock import SystemClock
 from qtasks.protocol.signature import verify
-from tests.support.deliveries import KEY, LIMIT, NOW, claim, deliver, new_deliverer
+from tests.support.deliveries import KEY, LIMIT, NOW, FakeResolver, claim, deliver, new_deliverer
 from tests.support.wire import DROP, HANG, Script, WireServer, response
 
 SHORT_MS = 150
@@ -328,6 +329,7 @@ async def test_a_broken_answer_is_a_failed_attempt(
 
     assert reply.status == 0
     assert reply.error
+    assert reply.trouble is not Trouble.UNREACHABLE
     assert len(server.requests) == 1
 
 
@@ -379,6 +381,17 @@ async def test_an_answer_must_be_complete_in_time(deliverer: HttpDeliverer, serv
     reply = await deliver(deliverer, claim(server.url, timeout_ms=SHORT_MS))
 
     assert (reply.status, reply.error) == (0, "no complete answer within 0.15 s")
+    assert reply.trouble is Trouble.SILENT
+
+
+async def test_a_connection_that_ends_without_an_answer_is_silence(
+    deliverer: HttpDeliverer, server: WireServer
+) -> None:
+    server.answers.append(Script(b"", then_close=True))
+
+    reply = await deliver(deliverer, claim(server.url))
+
+    assert (reply.status, reply.trouble) == (0, Trouble.SILENT)
 
 
 async def test_a_refused_connection_is_a_failed_attempt(deliverer: HttpDeliverer) -> None:
@@ -387,7 +400,7 @@ async def test_a_refused_connection_is_a_failed_attempt(deliverer: HttpDeliverer
 
     reply = await deliver(deliverer, claim(url))
 
-    assert reply.status == 0
+    assert (reply.status, reply.trouble) == (0, Trouble.UNREACHABLE)
     assert "Cannot connect to host 127.0.0.1" in (reply.error or "")
 
 
@@ -396,6 +409,15 @@ async def test_a_name_that_cannot_be_resolved_is_a_failed_attempt(deliverer: Htt
 
     assert reply.status == 0
     assert reply.error
+
+
+async def test_a_name_without_an_address_is_a_destination_that_cannot_be_reached() -> None:
+    deliverer = new_deliverer(resolver=FakeResolver())
+
+    reply = await deliver(deliverer, claim("https://nowhere.example/"))
+    await deliverer.close()
+
+    assert (reply.status, reply.trouble) == (0, Trouble.UNREACHABLE)
 
 
 async def test_a_stored_header_that_cannot_be_sent_fails_the_attempt_alone(
@@ -446,6 +468,7 @@ async def test_an_address_that_is_refused_says_so(make_deliverer: MakeDeliverer,
     reply = await deliver(deliverer, claim(server.url))
 
     assert "endpoint resolves to a loopback address: 127.0.0.1" in (reply.error or "")
+    assert reply.trouble is None  # the destination has no part in it
 
 
 async def test_a_name_that_resolves_to_a_refused_address_says_so(
@@ -456,6 +479,7 @@ async def test_a_name_that_resolves_to_a_refused_address_says_so(
     reply = await deliver(deliverer, claim(f"http://localhost:{server.port}/"))
 
     assert "endpoint resolves to a loopback address" in (reply.error or "")
+    assert reply.trouble is None
 
 
 @pytest.mark.parametrize("entry", ["127.0.0.0/8", "127.0.0.1", "localhost"])

@@ -60,7 +60,7 @@ async def test_every_family_is_told_once_with_help_and_type_before_its_series(ri
     text = (await scrape(rig)).text
 
     families = re.findall(r"^# TYPE (\S+) (counter|gauge|histogram)$", text, re.MULTILINE)
-    assert len(families) == len(dict(families)) == 13
+    assert len(families) == len(dict(families)) == 15
     for name, kind in families:
         assert f"# HELP {name} " in text
         assert name.startswith("qtasks_")
@@ -88,6 +88,22 @@ async def test_what_waits_runs_and_is_ready_is_told_for_each_queue(rig: Rig) -> 
     assert page["qtasks_in_flight"] == 1
     held.release()
     await rig.node.dispatcher.idle()
+
+
+async def test_destinations_that_are_held_back_are_told_with_their_limits(rig: Rig) -> None:
+    rig.deliverer.will(*[Reply(429)] * 10)
+    for number in range(20):
+        where = "busy" if number < 10 else "well"
+        rig.enqueue(queue="wide", spec=WIDE, destination=f"https://{where}.example/hook?token=secret")
+    before = await page_of(rig)
+    await rig.turn()
+
+    page = await page_of(rig)
+
+    assert before["qtasks_destinations_held_back"] == 0
+    assert page["qtasks_destinations_held_back"] == 1
+    limits = {name: value for name, value in page.items() if name.startswith("qtasks_destination_limit")}
+    assert limits == {'qtasks_destination_limit{destination="https://busy.example"}': 1}
 
 
 async def test_attempts_are_counted_by_what_was_made_of_them(rig: Rig) -> None:

@@ -85,6 +85,7 @@ async def test_spans_are_recorded_as_histograms_in_seconds_with_our_bounds(rig: 
 
 async def test_every_metric_of_prometheus_has_its_instrument(rig: Rig, told: Told) -> None:
     Telemetry(told.provider).attach(rig.broker)
+    rig.deliverer.will(Reply(429))  # so that there is a destination that is held back
     rig.enqueue(spec=WIDE)
     await rig.turn()
     families = rig.broker.metrics.families(rig.database.look(depths.look), rig.clock.now(), is_ready=True)

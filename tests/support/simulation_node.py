@@ -18,7 +18,7 @@ from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
 from qtasks.broker.service import Broker
-from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.records import Claim, Reply, Trouble
 from qtasks.ids import Ids
 from tests.support.simulation_ledger import Attempt, Fate, Ledger
 from tests.support.simulation_store import Store, UnsteadyDatabase, Weather
@@ -30,7 +30,7 @@ REFUSED = Reply(489, (("Upstash-NonRetryable-Error", "true"),))
 BUSY = Reply(429, (("Retry-After", "1"),))
 TOO_COSTLY = ("qtasks-scheduler", "qtasks-heeding")
 """Loops that look again and again for nothing: there are no schedules, and attempts end soon."""
-TIMED_OUT = Reply(0, error="timed out")
+TIMED_OUT = Reply(0, error="timed out", trouble=Trouble.SILENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Nothing here costs more when the backlog, the history or the number of queues gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -14,6 +14,7 @@ from qtasks.broker.store import flow, queues
 from qtasks.broker.store.cancelling import expire
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.extras import unpack_extras
+from qtasks.broker.store.holding import Held, Rooms, look_ahead
 from qtasks.broker.store.messages import unpack_headers
 from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed
 
@@ -33,6 +34,8 @@ def claim(
     now: int,
     large_bytes: int = 1 << 62,
     has_others: bool = False,
+    held: Held | None = None,
+    first: Sequence[int] = (),
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
@@ -40,19 +43,23 @@ def claim(
     suspicion at most one is claimed at a time, and only if `alone_is_free`. Large bodies are taken
     until `large_bytes` are spent, and wait in their queues after that (promise P20). Where other nodes
     claim from the same store (`has_others`), a queue stays in line as long as it has something for them.
+    Towards destinations that are `held` back no more is taken than is said there; the queues that waited
+    for them and may go on have the `first` turn.
     """
     if slots <= 0:
         return Claimed((), None)
     promote(session, now)
+    queues.freed(session, first)
     claims: list[Claim] = []
     ended: list[str] = []
     visited = 0
-    for queue in _queues_to_visit(session):
+    rooms = None if held is None else Rooms(held)
+    for queue in _queues_to_visit(session, frozenset(first)):
         visited += 1
         room = slots - len(claims)
         if not room:
             break
-        budget = _Budget(room, alone_is_free, large_bytes)
+        budget = _Budget(room, alone_is_free, large_bytes, rooms)
         picked = _pick(session, queue, app, budget, now)
         if picked.late:
             ended += expire(session, picked.late, now)
@@ -62,11 +69,21 @@ def claim(
         _lease(session, taken, node)
         if queue.rate is not None and taken:
             flow.spend(session, queue, len(taken), now)
-        queues.rejoin(session, queue, has_more=has_more, is_full=picked.is_full, wake_at=picked.wake_at)
+        is_full, wake_at = picked.is_full, picked.wake_at
+        if rooms is not None and picked.held_by is not None:
+            again_at = rooms.turn_away(queue.id, picked.held_by, now)
+            is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)
+        queues.rejoin(session, queue, has_more=has_more, is_full=is_full, wake_at=wake_at)
         claims.extend(taken)
     upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
-    is_all = len(claims) < slots and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended
-    return Claimed(claims, min((row[0] for row in upcoming if row), default=None), ended, is_all)
+    next_due_at = min((row[0] for row in upcoming if row), default=None)
+    return Claimed(
+        claims,
+        next_due_at,
+        ended,
+        is_all=len(claims) < slots and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended,
+        turned_away=() if rooms is None else rooms.turned_away,
+    )
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:
@@ -78,7 +95,7 @@ def promote(session: Session, now: int, count: int = 1000) -> None:
     session.run("queue_wake", {"now": now})
 
 
-def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
+def _queues_to_visit(session: Session, first: Collection[int]) -> Iterator[queues.QueueRow]:
     """Give queues in line, each once. Some turn out to have nothing left, so more than slots are given."""
     visited: set[int] = set()
     for _ in range(CLAIM_ROUNDS):
@@ -86,7 +103,7 @@ def _queues_to_visit(session: Session) -> Iterator[queues.QueueRow]:
         if not fresh:
             return
         visited.update(each.id for each in fresh)
-        yield from fresh
+        yield from sorted(fresh, key=lambda each: each.id not in first) if first else fresh
 
 
 def _has_for_others(session: Session, queue: queues.QueueRow, app: str | None) -> bool:
@@ -96,11 +113,12 @@ def _has_for_others(session: Session, queue: queues.QueueRow, app: str | None) -
 
 @dataclass(slots=True)
 class _Budget:
-    """What may still be taken in this claim: messages, suspects, bytes of large bodies."""
+    """What may still be taken in this claim: messages, suspects, bytes of large bodies, by destination."""
 
     room: int
     alone_is_free: bool
     large_bytes: int
+    rooms: Rooms | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,8 @@ class _Picked:
     """When its next window begins, if a rate holds it back."""
     late: Sequence[str] = ()
     """The ids of those that have expired."""
+    held_by: str | None = None
+    """The destination for whose sake others were left."""
 
 
 def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Budget, now: int) -> _Picked:
@@ -124,14 +144,22 @@ def _pick(session: Session, queue: queues.QueueRow, app: str | None, budget: _Bu
     count = min(budget.room, free)
     if count <= 0:
         return _Picked((), has_more=True, is_full=True, wake_at=wake_at)
-    query = "claim_ready" if budget.alone_is_free or queue.ordered else "claim_ready_skipping_suspects"
-    rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
+    skips = not budget.alone_is_free and not queue.ordered
+    query = "claim_ready_skipping_suspects" if skips else "claim_ready"
+    held_by = None
+    if budget.rooms is None:
+        rows = session.all(query, {"queue": queue.id, "app": app, "count": count})
+    else:
+        ahead = look_ahead(session, queue, app, budget.rooms, count=count, skips=skips, now=now)
+        held_by = ahead.held_by
+        found = session.all(query, {"queue": queue.id, "app": app, "count": ahead.depth})
+        rows = [row for row in found if row[SEQ] in ahead.allowed]
     late = [row[ID] for row in rows if row[EXTRAS] is not None and _is_late(row, now)]
     timely = [row for row in rows if row[ID] not in late] if late else rows
     picked = list(_affordable(timely, queue, budget))
     is_full = len(picked) == free
-    has_more = len(rows) == count or query == "claim_ready_skipping_suspects" or len(picked) < len(rows)
-    return _Picked(picked, has_more, is_full, wake_at if is_full else None, late)
+    has_more = len(rows) == count or skips or held_by is not None or len(picked) < len(rows)
+    return _Picked(picked, has_more, is_full, wake_at if is_full else None, late, held_by)
 
 
 def _is_late(row: Row, now: int) -> bool:
@@ -155,7 +183,7 @@ def _affordable(rows: Sequence[Row], queue: queues.QueueRow, budget: _Budget) ->
         yield row
 
 
-INTERRUPTED, ID, EXTRAS, LARGE = 3, 6, 20, 22  # columns of `claim_ready`
+SEQ, INTERRUPTED, ID, EXTRAS, LARGE = 0, 3, 6, 20, 22  # columns of `claim_ready`
 
 
 def _claim(session: Session, row: Row, queue: queues.QueueRow, now: int, lease_margin_ms: int) -> Claim:

@@ -126,6 +126,15 @@ class Claim:
         return self.interrupted >= SUSPECT_AFTER
 
 
+class Trouble(IntEnum):
+    """Why there was no answer, where that says something about the destination."""
+
+    UNREACHABLE = 1
+    """No connection came about."""
+    SILENT = 2
+    """It did not answer in time, or broke off."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a destination answered, or its absence: `status` 0 with `error` set."""
@@ -140,6 +149,7 @@ class Reply:
     """It was lost among others, and may have broken them off: the next attempt goes alone."""
     hold: object = field(default=None, repr=False, compare=False)
     """What gives back the room that the body takes, once nobody has the reply any more."""
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +205,5 @@ class Claimed:
     """The tasks that turned out to have expired."""
     is_all: bool = False
     """Nothing that may start is left; what comes later is announced."""
+    turned_away: Sequence[tuple[int, str]] = ()
+    """The queues whose destination has no room, and which that is."""

@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from qtasks.broker.store import (
 )
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.filters import MessageFilter
+from qtasks.broker.store.holding import LOOK, Held
 from qtasks.broker.store.queries import load_queries, statements
 from qtasks.broker.store.records import Again, Claim, Delivered, Settlement, Verdict
 from qtasks.broker.store.sqlite import SqliteDatabase, SqliteSession
@@ -205,6 +207,35 @@ def test_a_message_costs_the_same_whatever_lies_beside_it(
     many = steps_of(connection, lambda: a_day_of_work(session))
 
     assert many <= 1.2 * few + 200, f"{few} steps beside {FEW} messages, {many} beside {MANY}"
+
+
+def test_a_claim_past_what_is_held_back_costs_the_same_however_much_that_is(
+    connection: sqlite3.Connection, session: SqliteSession
+) -> None:
+    nothing = Held({}, lambda url: "the one", others=0)
+
+    def look() -> None:
+        now = next(instants)
+        claiming.claim(
+            session,
+            node="n",
+            app=None,
+            slots=10,
+            alone_is_free=True,
+            lease_margin_ms=0,
+            now=now,
+            held=nothing,
+        )
+
+    instants = count(NOW + 1_000_000, 1_000_000)  # so that what was turned away is looked at again
+    enqueue(session, LOOK)
+    look()
+    few = steps_of(connection, look)
+
+    enqueue(session, 10 * LOOK)
+    many = steps_of(connection, look)
+
+    assert many <= 1.2 * few + 200, f"{few} steps with {LOOK} messages held, {many} with {11 * LOOK}"
 
 
 @BACKLOGS

@@ -110,6 +110,20 @@ WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app) AND p
 ORDER BY p.due_at, p.seq
 LIMIT :count
 
+-- name: claim_ahead
+-- Who is ready, and where they lead, without reading what they carry.
+SELECT p.seq, m.url, p.app, p.interrupted, p.due_at
+FROM pending p
+JOIN messages m ON m.seq = p.seq
+WHERE p.queue = :queue AND p.state = 0 AND (p.app IS NULL OR p.app = :app)
+ORDER BY p.due_at, p.seq
+LIMIT :count
+
+-- name: pending_put_back
+UPDATE pending
+SET due_at = :due_at
+WHERE seq = :seq
+
 -- name: message_body
 SELECT body
 FROM messages
