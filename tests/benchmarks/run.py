@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -148,9 +149,8 @@ def _server(homes: Sequence[str]) -> Iterator[Postgres | None]:
 
 
 def _brief(figures: Measured) -> str:
-    return ", ".join(
-        f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)
-    )
+    medians = {name: median(each) if isinstance(each, list) else each for name, each in figures.items()}
+    return ", ".join(f"{name} {value:.4g}" for name, value in medians.items())
 
 
 def _facts(options: argparse.Namespace) -> dict[str, object]:

@@ -6,7 +6,7 @@ All depths are open at once and measured in turn, so that what disturbs one dist
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import count
 
@@ -23,45 +23,63 @@ from tests.benchmarks.sizes import Programme
 from tests.support.store import new_message
 
 AT_ONCE = 100
-ROUND = 3000
 FILL = 1000
 ANSWER = Reply(200, (), b"1")
+RATIOS = {
+    "deep_ratio": ("cost_1m_us", "cost_1k_us"),
+    "wide_ratio": ("cost_10k_queues_us", "cost_1k_queues_us"),
+    "spread_ratio": ("cost_1k_queues_us", "cost_1_queue_us"),
+}
 _numbers = count()
 
 
 def depth(site: Site, programme: Programme) -> dict[str, list[float]]:
     """Measure the µs that a task takes to be enqueued, claimed and settled, `rounds` times at each depth.
 
-    The ratios are those of the same round: the deepest to the shallowest, and as many messages spread over
-    many queues to those in one.
+    The ratios are those of the same round: the deepest to the shallowest, very many queues to many with one
+    message in each, and those to one queue.
     """
     now = int(time.time() * 1000)
-    low, middle, high = programme.depths
-    stores = {
-        "cost_1k_us": (low, 1),
-        "cost_100k_us": (middle, 1),
-        "cost_1m_us": (high, 1),
-        "cost_1_queue_us": (programme.queues, 1),
-        "cost_10k_queues_us": (programme.queues, programme.queues),
-    }
     opened: dict[str, tuple[Database, Iterator[str]]] = {}
-    for name, (wanted, queues) in stores.items():
+    for name, (wanted, queues) in _stores(programme).items():
         opened[name] = _filled(site, name.removesuffix("_us"), now, wanted, queues)
-    found: dict[str, list[float]] = {name: [] for name in stores}
+    found: dict[str, list[float]] = {name: [] for name in opened}
     try:
+        _round(opened, now, 1)  # to warm them
         for _ in range(programme.rounds):
-            for name, (database, queue_names) in opened.items():
-                found[name].append(1e6 / _pass_through(database, queue_names, now, min(ROUND, 3 * low)))
+            for name, spent in _round(opened, now, programme.stored // AT_ONCE // 2).items():
+                found[name].append(spent)
     finally:
         for database, _ in opened.values():
             _drop(database)
-    pairs = {
-        "deep_ratio": ("cost_1m_us", "cost_1k_us"),
-        "wide_ratio": ("cost_10k_queues_us", "cost_1_queue_us"),
-    }
-    for name, (much, little) in pairs.items():
+    for name, (much, little) in RATIOS.items():
         found[name] = [a / b for a, b in zip(found[much], found[little], strict=True)]
     return found
+
+
+def _stores(programme: Programme) -> dict[str, tuple[int, int]]:
+    """Give how many messages wait in how many queues, by the name of what a task costs there."""
+    low, middle, high = programme.depths
+    many = programme.queues
+    return {
+        "cost_1k_us": (low, 1),
+        "cost_100k_us": (middle, 1),
+        "cost_1m_us": (high, 1),
+        "cost_1_queue_us": (many, 1),
+        "cost_1k_queues_us": (many // 10, many // 10),
+        "cost_10k_queues_us": (many, many),
+    }
+
+
+def _round(opened: Mapping[str, tuple[Database, Iterator[str]]], now: int, turns: int) -> dict[str, float]:
+    """Let all stores take turns, so often; gives the µs of a task in each."""
+    spent = dict.fromkeys(opened, 0.0)
+    for _ in range(turns):
+        for name, (database, queues) in opened.items():
+            began_at = stopwatch_ns()
+            _pass_through(database, queues, now)
+            spent[name] += seconds_since(began_at)
+    return {name: 1e6 * each / (turns * AT_ONCE) for name, each in spent.items()}
 
 
 def store(site: Site, programme: Programme) -> dict[str, float]:
@@ -106,17 +124,13 @@ def _names(queues: int) -> Iterator[str]:
     return (f"queue{number % queues}" for number in count())
 
 
-def _pass_through(database: Database, queues: Iterator[str], now: int, total: int) -> float:
-    """Enqueue as many as are claimed and settled, so that as many wait as before; gives them a second."""
-    done, began_at = 0, stopwatch_ns()
-    while done < total:
-        _store(database, queues, now, AT_ONCE)
-        claims = database.run(partial(_claim, slots=AT_ONCE, now=now))
-        database.run(partial(_settle, claims=claims, now=now))
-        if len(claims) != AT_ONCE:
-            raise AssertionError(f"{len(claims)} of {AT_ONCE} could be claimed")
-        done += AT_ONCE
-    return done / seconds_since(began_at)
+def _pass_through(database: Database, queues: Iterator[str], now: int) -> None:
+    """Enqueue as many as are claimed and settled, so that as many wait as before."""
+    _store(database, queues, now, AT_ONCE)
+    claims = database.run(partial(_claim, slots=AT_ONCE, now=now))
+    database.run(partial(_settle, claims=claims, now=now))
+    if len(claims) != AT_ONCE:
+        raise AssertionError(f"{len(claims)} of {AT_ONCE} could be claimed")
 
 
 def _enqueue(database: Database, queues: Iterator[str], now: int, size: int, total: int) -> float:

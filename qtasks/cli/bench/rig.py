@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -129,19 +130,22 @@ class Rig:
         thread = threading.Thread(target=self._loop.run_forever, name="qtasks-bench", daemon=True)
         thread.start()
         lifespan = self.tasks.lifespan()
+        entering = asyncio.run_coroutine_threadsafe(lifespan.__aenter__(), self._loop)
         try:
             with _hushed():
-                self.run(lifespan.__aenter__())
-            try:
-                with self._served(listening):
-                    yield
-            finally:
-                self._connection.close()
-                self.run(lifespan.__aexit__(None, None, None))
+                entering.result()
+            with self._served(listening):
+                yield
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            thread.join(PATIENCE_S)
-            self._loop.close()
+            self._connection.close()
+            wait([entering], PATIENCE_S)  # who interrupts it here must not find it at work afterwards
+            try:
+                if entering.done() and entering.exception() is None:
+                    self.run(lifespan.__aexit__(None, None, None))
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                thread.join(PATIENCE_S)
+                self._loop.close()
 
     @contextmanager
     def _served(self, listening: socket.socket | None) -> Iterator[None]:
