@@ -76,7 +76,8 @@ class HttpSender:
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         answers: list[Enqueued] = []
         for part in in_turn(messages):
-            answers.extend(await asyncio.wrap_future(self.submit(part)))
+            of_part = await asyncio.wrap_future(self.submit(part))
+            answers += of_part
         return answers
 
     def ask(self, call: Call[T], wait_ms: int = 0) -> T:
