@@ -31,8 +31,9 @@ from qtasks.home.questions import Question, about_one, about_some, message_filte
 from qtasks.protocol.results import ProgressReport, ResultView
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
+from qtasks.tasks.lanes import batches
 from qtasks.tasks.selection import Selection
-from qtasks.tasks.senders import HttpSender, batches
+from qtasks.tasks.senders import HttpSender
 
 log = logging.getLogger("qtasks.home")
 

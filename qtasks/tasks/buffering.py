@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat, takewhile
+from itertools import repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
@@ -156,6 +156,7 @@ class Buffer:
 
     def _land(self, timeout: float | None) -> bool:
         """Have what waits sent, and say whether it has landed in time, one way or the other."""
+        self._check_thread()
         with self._work:
             upto = self._wanted = self._made
             self._work.notify()
@@ -177,11 +178,17 @@ class Buffer:
 
     def _put(self, call: BufferedCall[T]) -> BufferedCall[T]:
         if not self._try_put(call):
+            self._check_thread()
             with self._work:
                 while self._is_full:
                     self._progress.wait()
                 self._add(call)
         return call
+
+    def _check_thread(self) -> None:
+        """Refuse to wait for the thread on itself, as the callback of a future would."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a future's callback cannot wait for its buffer, which waits for the callback")
 
     async def _aput(self, call: BufferedCall[T]) -> BufferedCall[T]:
         return call if self._try_put(call) else await asyncio.to_thread(self._put, call)
@@ -224,10 +231,10 @@ class Buffer:
         """Be the thread: send batch after batch, and end when there is nothing to send."""
         ends_at: int | None = None
         while batch := self._next():
+            if ends_at is None and not _goes_on():
+                ends_at = self._clock.monotonic() + END_MS
             self._send(batch)
-            if ends_at is None:
-                ends_at = None if _goes_on() else self._clock.monotonic() + END_MS
-            elif self._clock.monotonic() >= ends_at:
+            if ends_at is not None and self._clock.monotonic() >= ends_at:
                 self._give_up()
 
     def _next(self) -> list[BufferedCall[Any]]:
@@ -251,11 +258,10 @@ class Buffer:
 
     def _take(self) -> list[BufferedCall[Any]]:
         """Take as many as go together, which are of one caller."""
-        caller = self._waiting[0]._caller
-        several = (self._waiting[n] for n in range(min(self._size, len(self._waiting))))
-        batch = list(takewhile(lambda call: call._caller is caller, several))
-        for _ in batch:
-            self._waiting.popleft()
+        waiting = self._waiting
+        batch = [waiting.popleft()]
+        while waiting and len(batch) < self._size and waiting[0]._caller is batch[0]._caller:
+            batch.append(waiting.popleft())
         self._taken += len(batch)
         return batch  # what is left keeps the age of these, so that it never waits for too long
 

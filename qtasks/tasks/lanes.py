@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -21,6 +21,30 @@ LANES = 4
 BATCH_MESSAGES = 100
 BATCH_BYTES = 1024 * 1024
 CLOSED = "the connections to the broker were closed before it answered"
+
+
+def batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """Split messages, in order, into what goes into one request each."""
+    start, size = 0, 0
+    for place, each in enumerate(messages):
+        size += len(each.body)
+        if place > start and (size > BATCH_BYTES or place - start == BATCH_MESSAGES):
+            yield messages[start:place]
+            start, size = place, len(each.body)
+    if start < len(messages):
+        yield messages[start:]
+
+
+def in_turn(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """Give what may be sent at once: all, or no more than a request where a queue is ordered."""
+    return batches(messages) if has_order(messages) else iter((messages,) if messages else ())
+
+
+def has_order(messages: Sequence[Outgoing]) -> bool:
+    """Say whether messages are to arrive in their order, as far as their sender knows their queues."""
+    return len(messages) > 1 and any(
+        each.options.queue is not None and each.options.queue.ordered for each in messages
+    )
 
 
 class Lane(Protocol):
@@ -42,6 +66,7 @@ class Load:
         self.future: Future[list[Enqueued]] = Future()
         self.future.set_running_or_notify_cancel()
         self.messages = messages
+        self.has_order = has_order(messages)
         self._answers: list[Enqueued | None] = [None] * len(messages)
         self._left = len(messages)
         self._error: BaseException | None = None
@@ -78,7 +103,7 @@ class Lanes:
         self._is_closed = False
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        """Enqueue, on this thread if a lane is free."""
+        """Enqueue, on this thread if a lane is free. Takes what `in_turn` gives."""
         load = Load(messages)
         lane = self._enter(load)
         if lane is not None:
@@ -165,6 +190,8 @@ class Lanes:
             waiting, taken, size = self._waiting, list[Ticket](), 0
             while waiting and len(taken) < BATCH_MESSAGES:
                 load, place = waiting[0]
+                if load.has_order:  # all of it in a request of its own, so that no lane overtakes another
+                    return taken or [waiting.popleft() for _ in load.messages]
                 size += len(load.messages[place].body)
                 if taken and size > BATCH_BYTES:
                     break

@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, BrokerUnreachable
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.forks import call_after_fork
-from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, CLOSED, Lanes
+from qtasks.tasks.lanes import CLOSED, Lanes, in_turn
 from qtasks.tasks.retrying import Patience, unanswered
 
 T = TypeVar("T")
@@ -43,18 +43,6 @@ class Sender(Protocol):
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         """Do what `send` does without blocking the event loop."""
         ...
-
-
-def batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
-    """Split messages, in order, into what goes into one request each."""
-    start, size = 0, 0
-    for place, each in enumerate(messages):
-        size += len(each.body)
-        if place > start and (size > BATCH_BYTES or place - start == BATCH_MESSAGES):
-            yield messages[start:place]
-            start, size = place, len(each.body)
-    if start < len(messages):
-        yield messages[start:]
 
 
 class HttpSender:
@@ -79,14 +67,18 @@ class HttpSender:
         call_after_fork(self._forget)
 
     def submit(self, messages: Sequence[Outgoing]) -> Future[list[Enqueued]]:
-        """Start sending; the future brings the answers."""
+        """Start sending what goes `in_turn`; the future brings the answers."""
         return self._open_lanes().submit(messages)
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        return self._open_lanes().send(messages) if messages else []
+        return [each for part in in_turn(messages) for each in self._open_lanes().send(part)]
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        return await asyncio.wrap_future(self.submit(messages)) if messages else []
+        answers: list[Enqueued] = []
+        for part in in_turn(messages):
+            of_part = await asyncio.wrap_future(self.submit(part))
+            answers += of_part
+        return answers
 
     def ask(self, call: Call[T], wait_ms: int = 0) -> T:
         """Carry out an operation, again and again until the budget is spent; it may wait `wait_ms` itself."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qtasks import Context, QTasks, TaskFailed
+from qtasks import Context, QTasks, Queue, TaskFailed
 from tests.support.every_home import in_standalone
 from tests.support.homes import SOON_S
 
@@ -26,6 +26,22 @@ async def test_many_calls_over_http_give_a_handle_each_in_their_order(app: QTask
     results = await double.adelay_many(double.call(n) for n in range(120))
 
     assert [await each.aget(SOON_S) for each in results] == [2 * n for n in range(120)]
+
+
+async def test_many_calls_over_http_in_an_ordered_queue_run_in_their_order(store: Path) -> None:
+    runs: list[int] = []
+    async with in_standalone(store, queues={"books": Queue(ordered=True)}) as tasks:
+
+        @tasks.task(queue="books")
+        async def book(number: int) -> None:
+            runs.append(number)
+
+        await book.adelay_many(book.call(n) for n in range(450))
+        async with tasks.buffered(size=250) as buffer:
+            calls = [buffer.delay(book, n) for n in range(450, 900)]
+        await calls[-1].result().aget(SOON_S)
+
+    assert runs == list(range(900))
 
 
 async def test_a_block_over_http_is_sent_at_its_end(app: QTasks) -> None:

@@ -25,6 +25,7 @@ from qtasks.tasks.packing import Packer
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.task import Task, make_task
 from tests.support.tasks import NoResults
+from tests.support.waiting import eventually
 
 URL = "https://app.example/qtasks/run"
 SOON_S = 10
@@ -328,6 +329,29 @@ async def test_a_full_buffer_lets_the_loop_go_on(line: Line, note: Task[[int], N
 
     assert (await (await waits)).id
     assert line.got == [[1], [2]]
+
+
+def test_a_callback_may_call_but_not_wait_for_its_own_buffer(
+    line: Line, note: Task[[int], None, None]
+) -> None:
+    buffered = buffer(size=2)
+    errors: list[RuntimeError] = []
+    more: list[BufferedCall[None]] = []
+
+    def follow(done: object) -> None:
+        more.append(buffered.delay(note, 3))
+        try:
+            buffered.flush(SOON_S)
+        except RuntimeError as error:
+            errors.append(error)
+
+    buffered.delay(note, 1).future().add_done_callback(follow)
+    buffered.delay(note, 2)
+    eventually(lambda: errors, "the callback has run")
+    buffered.flush(SOON_S)
+
+    assert "cannot wait for its buffer" in str(errors[0])
+    assert line.got == [[1, 2], [3]]
 
 
 def test_calls_may_be_told_options_and_instants(line: Line, note: Task[[int], None, None]) -> None:

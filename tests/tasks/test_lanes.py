@@ -11,9 +11,9 @@ import pytest
 
 from qtasks.client.call import Call
 from qtasks.errors import BadRequest, BrokerUnreachable, StoreFull
-from qtasks.protocol.headers import Options
+from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Enqueued, Outgoing
-from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, LANES, Lanes
+from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, LANES, Lanes, in_turn
 from tests.support.waiting import eventually
 
 SOON_S = 10
@@ -68,9 +68,10 @@ def road() -> Iterator[Road]:
     road.gate.set()
 
 
-def messages(*names: object, size: int = 0) -> list[Outgoing]:
+def messages(*names: object, size: int = 0, ordered: bool = False) -> list[Outgoing]:
     bodies = [str(each).ljust(size).encode() for each in names]
-    return [Outgoing("https://app.example/run", each, Options(), "mail") for each in bodies]
+    options = Options(queue=QueueSpec(ordered=ordered))
+    return [Outgoing("https://app.example/run", each, options, "mail") for each in bodies]
 
 
 def ids(names: Sequence[object]) -> list[Enqueued]:
@@ -117,6 +118,32 @@ def test_large_messages_are_split_by_size(road: Road) -> None:
     Lanes(road.lane).send(messages(*range(5), size=BATCH_BYTES // 2))
 
     assert sorted(map(len, road.carried)) == [1, 2, 2]
+
+
+def test_messages_of_an_ordered_queue_go_one_request_after_the_other(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    names = [str(n) for n in range(2 * BATCH_MESSAGES + 7)]
+    parts = [*in_turn(messages(*names, ordered=True))]
+    assert [len(each) for each in parts] == [BATCH_MESSAGES, BATCH_MESSAGES, 7]
+
+    road.gate.clear()
+    held = [lanes.submit(messages(f"held {n}")) for n in range(LANES)]
+    eventually(lambda: len(road.carried) == LANES, "all lanes are taken")
+    others = [lanes.submit(messages(f"other {n}")) for n in range(30)]
+    ordered = lanes.submit(parts[0])
+    road.gate.set()
+
+    assert ordered.result(SOON_S) == ids(names[:BATCH_MESSAGES])
+    assert names[:BATCH_MESSAGES] in road.carried  # whole, and with no other
+    for each in (*held, *others):
+        each.result(SOON_S)
+
+
+def test_messages_without_an_order_are_not_split_before_they_are_sent() -> None:
+    many = messages(*range(2 * BATCH_MESSAGES))
+
+    assert [*in_turn(many)] == [many]
+    assert [*in_turn([])] == []
 
 
 def test_of_a_refused_request_the_others_are_accepted(road: Road) -> None:

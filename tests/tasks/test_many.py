@@ -15,11 +15,11 @@ from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.calling import Caller
 from qtasks.tasks.envelope import EnvelopeSigner
+from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, batches
 from qtasks.tasks.many import BATCH
 from qtasks.tasks.options import NO_LAYERS
 from qtasks.tasks.packing import Packer
 from qtasks.tasks.registry import Registry
-from qtasks.tasks.senders import BATCH_BYTES, BATCH_MESSAGES, batches
 from qtasks.tasks.task import Task, make_task
 from tests.support.tasks import NoResults
 
