@@ -211,7 +211,8 @@ class Dispatcher:
             self._answer(claim, lost)
 
     def _answer(self, claim: Claim, reply: Reply) -> None:
-        self.slots.standings.end(claim, reply)
+        if claim.app is None:
+            self.slots.standings.end(claim, reply)
         if self._database.failure is not None:
             self._forget(claim)
         elif claim.lease in self._in_flight:  # not handed back meanwhile
