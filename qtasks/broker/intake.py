@@ -51,7 +51,6 @@ class Intake:
         self._ids = ids
         self._rules = rules
         self._app = app
-        self._own_url = None if app is None else internal_url(app)
         self._delivers_http = delivers_http
         self._internal = None if app is None else internal_url(app)
         self._allowed: tuple[str, int] | None = None
