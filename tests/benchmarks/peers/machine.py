@@ -1,0 +1,71 @@
+"""What the machine says of processes: CPU and memory of a whole tree, and what others took meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+STOLEN = 7  # its place in /proc/stat
+IDLE = (3, 4)
+
+
+def tree(roots: Iterable[int]) -> list[int]:
+    """Give the processes and all that descend from them."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (fields := _stat(int(folder.name))) is not None:
+            children[int(fields[1])].append(int(folder.name))
+    found, left = [], list(roots)
+    while left:
+        pid = left.pop()
+        found.append(pid)
+        left += children[pid]
+    return found
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Give the CPU that processes used so far, with that of their children that have ended."""
+    ticks = 0
+    for pid in pids:
+        fields = _stat(pid)
+        if fields is not None:
+            ticks += sum(int(each) for each in fields[11:15])
+    return ticks * TICK_S
+
+
+def memory_mib(pids: Iterable[int]) -> tuple[float, float]:
+    """Give what processes hold resident: with what they share counted once for all, and once for each."""
+    shared_once = each = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (OSError, ProcessLookupError):
+            continue
+        sizes = {line.partition(":")[0]: int(line.split()[1]) for line in lines[1:]}
+        shared_once += sizes["Pss"]
+        each += sizes["Rss"]
+    return shared_once / 1024, each / 1024
+
+
+def machine_ticks() -> list[int]:
+    """Read the machine's own counters of CPU."""
+    return [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+
+def shares(before: Sequence[int], after: Sequence[int]) -> tuple[float, float]:
+    """Say what share of the time between two readings the host took away, and what share was used here."""
+    spans = [b - a for a, b in zip(before, after, strict=True)]
+    whole = max(1, sum(spans))
+    used = whole - spans[STOLEN] - sum(spans[each] for each in IDLE)
+    return spans[STOLEN] / whole, used / whole
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Read what follows a process's name: its state, its parent, and more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except (OSError, ProcessLookupError):
+        return None
