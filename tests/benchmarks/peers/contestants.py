@@ -56,5 +56,20 @@ CONTESTANTS = (
     _ours("qtasks-embedded", Need.FILE, lives_in_app=True),
     _ours("qtasks-standalone", Need.BROKER, lives_in_app=False),
     _ours("qtasks-postgres", Need.POSTGRES, lives_in_app=True),
+    *_redis(
+        "celery", "-m", "celery", "-A", f"{THEIRS}.celery_app", "worker", "--pool", "prefork", "--concurrency", "2",
+        "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING",
+    ),
+    *_redis("dramatiq", "-m", "dramatiq", f"{THEIRS}.dramatiq_app", "--processes", "2", "--threads", "8"),
+    *_redis(
+        "taskiq", "-m", "taskiq", "worker", f"{THEIRS}.taskiq_app:broker", "--workers", "2", "--log-level", "WARNING",
+        "--no-parse", restarts_for_results=True,
+    ),
     *_redis("huey", "-m", "huey.bin.huey_consumer", f"{THEIRS}.huey_app.huey", "-w", "2", "-k", "process", "-q"),
+    *_redis("streaq", "-m", "streaq", "run", f"{THEIRS}.streaq_app:worker", "--workers", "2"),
+    Contestant(
+        "procrastinate", f"{THEIRS}.procrastinate_app", Need.POSTGRES,
+        ("-m", "procrastinate", "--app", f"{THEIRS}.procrastinate_app.app", "worker", "--concurrency", "30"),
+        peer="procrastinate", has_results=False,
+    ),
 )
