@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tests.benchmarks.peers.machine import tree
+from tests.benchmarks.peers.machine import is_running, tree
 
 T = TypeVar("T")
 
@@ -50,10 +50,13 @@ class Child:
             self._process.wait(SOON_S)
         except subprocess.TimeoutExpired:
             pass
-        for pid in mine:
-            if _session(pid) == self.pid:
-                _kill(pid)
+        left = [pid for pid in mine if _session(pid) == self.pid]
+        for pid in left:
+            _kill(pid)
         self._process.wait(SOON_S)
+        ends_at = time.monotonic() + SOON_S
+        while any(is_running(pid) for pid in left) and time.monotonic() < ends_at:
+            time.sleep(0.01)
 
     @property
     def pid(self) -> int:

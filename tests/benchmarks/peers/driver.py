@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.peers.driver MODULE fill|latency|results OPTIONS
 
-MODULE is an app: see `App`. Its functions may block or be coroutine functions; the loops here are written once,
-and where the app's functions block they never suspend, so they need no event loop. Standard library only.
+MODULE is an app: see `App`. Its functions may block or be coroutine functions; the loops here are written
+once, and where the app's functions block they never suspend and need no event loop. Standard library only.
 """
 
 from __future__ import annotations

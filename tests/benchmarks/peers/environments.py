@@ -26,8 +26,8 @@ def python_of(peer: str | None) -> Path:
         print(f"installing {peer} into {folder}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(python), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--quiet", "-r",
-              str(REQUIREMENTS / f"{peer}.txt")])  # fmt: skip
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        _run([*pip, "-r", str(REQUIREMENTS / f"{peer}.txt")])
         stamp.write_text(wanted)
     return python
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,6 +35,20 @@ def cpu_s(pids: Iterable[int]) -> float:
         if fields is not None:
             ticks += sum(int(each) for each in fields[11:15])
     return ticks * TICK_S
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there, and not merely waiting to be waited for."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] != "Z"
+
+
+def own_cpu_s() -> float:
+    """Give the CPU that this process used so far, and those that it started and that have ended."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
 
 
 def memory_mib(pids: Iterable[int]) -> tuple[float, float]:

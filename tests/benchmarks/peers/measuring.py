@@ -1,7 +1,7 @@
 """One measurement of one contestant, from a new server to its end.
 
-A backlog is made while nothing runs it; then workers start, and the time counts from the first task to the last;
-then calls are made one by one while nothing else goes on.
+A backlog is made while nothing runs it; then workers start, and the time counts from the first task to the
+last; then calls are made one by one while nothing else goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.benchmarks.peers.children import TAIL, Child
 from tests.benchmarks.peers.contestants import Contestant
 from tests.benchmarks.peers.environments import ROOT
-from tests.benchmarks.peers.machine import cpu_s, machine_ticks, memory_mib, shares, tree
+from tests.benchmarks.peers.machine import cpu_s, machine_ticks, memory_mib, own_cpu_s, shares, tree
 from tests.benchmarks.peers.servers import KEYS, Server, free_port, is_open, serving
 from tests.benchmarks.peers.tally import VARIABLE, Tally
 
@@ -40,15 +40,6 @@ class Amounts:
     """A backlog that is run at fewer tasks a second than this is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What has been used up to an instant: CPU of workers and servers in s, and ticks of the machine."""
-
-    at: float
-    cpu: tuple[float, float]
-    ticks: tuple[int, ...]
-
-
 class Measurement:
     """A contestant with its server, for as long as one measurement takes."""
 
@@ -66,40 +57,46 @@ class Measurement:
 
     def figures(self) -> dict[str, float]:
         """Go through all phases."""
-        before = machine_ticks()
         found = self._drive("fill")
         with self._working("fill") as worker:
             found |= self._drained(worker)
             found |= self._memory(worker)
             if not self._contestant.lives_in_app:
                 found |= self._drive("latency")
-                if not self._contestant.restarts_for_results:
+                if not self._contestant.setup.restarts_for_results:
                     found |= self._results()
         if self._contestant.lives_in_app:
             found |= self._drive("latency") | self._results()
-        elif self._contestant.restarts_for_results:
+        elif self._contestant.setup.restarts_for_results:
             with self._working("results"):
                 found |= self._results()
-        found["stolen"] = shares(before, machine_ticks())[0]
         return found
 
     def _results(self) -> dict[str, float]:
-        return self._drive("results") if self._contestant.has_results else {}
+        return self._drive("results") if self._contestant.setup.has_results else {}
 
     def _environment(self, phase: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("QTASKS_", "QSTASH_"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("QTASKS_", "QSTASH_"))
+        }
         ours = {
             **KEYS,
             "QTASKS_BROKER": self._server.url,
             "QTASKS_PUBLIC_URL": f"http://127.0.0.1:{self._port}/qtasks",
         }
         theirs = {"PEERS_URL": self._server.url, "PEERS_PHASE": phase, VARIABLE: str(self._tally.path)}
-        return kept | theirs | {"PYTHONPATH": str(ROOT)} | (ours if self._contestant.is_ours else {})
+        return (
+            kept
+            | theirs
+            | dict(self._contestant.setup.environment)
+            | {"PYTHONPATH": str(ROOT)}
+            | (ours if self._contestant.is_ours else {})
+        )
 
     def _drive(self, phase: str) -> dict[str, float]:
         """Have the client's side measured, by a process of the contestant's environment."""
         options = json.dumps(asdict(self._amounts) | {"tally": str(self._tally.path)})
-        command = ["-m", "tests.benchmarks.peers.driver", self._contestant.module, phase, options]
+        command = ["-m", "tests.benchmarks.peers.driver", self._contestant.setup.module, phase, options]
         said = json.loads(self._run(command, phase))
         self.versions |= said["versions"]
         figures: dict[str, float] = said["figures"]
@@ -125,7 +122,7 @@ class Measurement:
     @contextmanager
     def _working(self, phase: str) -> Iterator[Child]:
         """Run what runs tasks."""
-        arguments = [each.format(port=self._port) for each in self._contestant.worker]
+        arguments = [each.format(port=self._port) for each in self._contestant.setup.worker]
         command = [str(self._python), *arguments]
         with Child(self._contestant.name, command, self._folder, self._environment(phase)) as worker:
             yield worker
@@ -137,31 +134,31 @@ class Measurement:
             self._run(["-m", "qtasks", "queues", "resume", "bench"], "resume")
         wanted, limit_s = self._amounts.backlog, START_S + self._amounts.backlog / self._amounts.slowest
         worker.wait_for(lambda: self._tally.started, START_S, POLL_S)
-        first, began = self._tally.started, self._reading(worker)
+        first, began_at, began = self._tally.started, time.monotonic(), self._cpu_s(worker)
         worker.wait_for(lambda: self._tally.started >= wanted, limit_s, POLL_S)
-        ended = self._reading(worker)
+        ended_at = time.monotonic()
+        if first >= wanted:
+            raise ValueError(f"a backlog of {wanted} tasks is over before it can be measured: take more")
         time.sleep(SETTLE_S)  # the last tasks have started: that they are done is yet to be recorded
-        settled = self._reading(worker)
-        ran, cpu = wanted - first, [b - a for a, b in zip(began.cpu, settled.cpu, strict=True)]
+        settled = self._cpu_s(worker)
+        ran, cpu = wanted - first, [b - a for a, b in zip(began, settled, strict=True)]
         return {
-            "tasks": ran / (ended.at - began.at),
+            "tasks": ran / (ended_at - began_at),
             "cpu_us": 1e6 * sum(cpu) / ran,
             "worker_cpu_us": 1e6 * cpu[0] / ran,
             "server_cpu_us": 1e6 * cpu[1] / ran,
             "ran_twice": self._tally.started - wanted,
-            "others": shares(began.ticks, settled.ticks)[1]
-            - sum(cpu) / (settled.at - began.at) / (os.cpu_count() or 1),
         }
 
-    def _reading(self, worker: Child) -> Reading:
-        server = () if self._server.pid is None else tree([self._server.pid])
-        return Reading(
-            time.monotonic(), (cpu_s(tree([worker.pid])), cpu_s(server)), tuple(machine_ticks())
-        )
+    def _cpu_s(self, worker: Child) -> tuple[float, float]:
+        """Give what the workers and the server have used so far."""
+        return cpu_s(tree([worker.pid])), cpu_s(self._server_tree())
+
+    def _server_tree(self) -> list[int]:
+        return [] if self._server.pid is None else tree([self._server.pid])
 
     def _memory(self, worker: Child) -> dict[str, float]:
-        server = () if self._server.pid is None else tree([self._server.pid])
-        (shared_once, each), (of_server, _) = memory_mib(tree([worker.pid])), memory_mib(server)
+        (shared_once, each), (of_server, _) = memory_mib(tree([worker.pid])), memory_mib(self._server_tree())
         return {"memory_mib": shared_once, "rss_mib": each, "server_mib": of_server}
 
 
@@ -169,6 +166,10 @@ def measured(
     contestant: Contestant, python: Path, folder: Path, amounts: Amounts
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Measure a contestant once, in an empty folder; give its figures and the versions of its packages."""
+    ticks, used_s, began_at = machine_ticks(), own_cpu_s(), time.monotonic()
     with serving(contestant.need, folder) as server:
         measurement = Measurement(contestant, python, server, folder, amounts)
-        return measurement.figures(), measurement.versions
+        figures = measurement.figures()
+    stolen, used = shares(ticks, machine_ticks())
+    ours = (own_cpu_s() - used_s) / (time.monotonic() - began_at) / (os.cpu_count() or 1)
+    return figures | {"stolen": stolen, "others": max(0.0, used - ours)}, measurement.versions

@@ -3,7 +3,8 @@
 scripts/bench-peers [--runs N] [--backlog N] [--only NAME,...] [--json FILE] [--write]
 
 All contestants are measured once, then all a second time, and so on, so that what disturbs one disturbs all.
-A measurement during which the host took over 5 % of the time away is repeated, at most twice.
+A measurement during which the host took over 5 % of the time away, or other processes over 10 %, is repeated,
+at most twice, and the least disturbed one counts.
 """
 
 from __future__ import annotations
@@ -31,25 +32,28 @@ from tests.benchmarks.peers.table import page, rewritten  # noqa: E402
 
 PAGE = ROOT / "docs" / "comparison.md"
 MOST_STOLEN = 0.05
+MOST_OTHERS = 0.1
 TRIES = 3
 
 
-def undisturbed(contestant: Contestant, python: Path, amounts: Amounts) -> tuple[dict[str, float], dict[str, str]]:
-    """Measure until the host took little time away, at most three times; give the least disturbed."""
-    tries = []
+def undisturbed(
+    contestant: Contestant, python: Path, amounts: Amounts
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Measure until little was taken away by others, at most three times; give the least disturbed."""
+    tries: list[tuple[dict[str, float], dict[str, str]]] = []
     while len(tries) < TRIES:
-        # Not where others would have to be let in: PostgreSQL has a folder of its own.
         with TemporaryDirectory(prefix="qtasks-peers-") as folder:
             tries.append(measured(contestant, python, Path(folder), amounts))
-        if tries[-1][0]["stolen"] <= MOST_STOLEN:
+        latest = tries[-1][0]
+        if latest["stolen"] <= MOST_STOLEN and latest["others"] <= MOST_OTHERS:
             break
-    figures, versions = min(tries, key=lambda each: each[0]["stolen"])
+    figures, versions = min(tries, key=lambda each: each[0]["stolen"] + each[0]["others"])
     return figures | {"tries": len(tries)}, versions
 
 
 def compare(chosen: list[Contestant], runs: int, amounts: Amounts) -> dict[str, Any]:
     """Measure all, as often as is asked, in turns; one that fails is told and left out of that turn."""
-    pythons = {each.name: python_of(each.peer) for each in chosen}
+    pythons = {each.name: python_of(each.setup.peer) for each in chosen}
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
     versions = servers.versions()
     failures: dict[str, str] = {}
@@ -66,7 +70,9 @@ def compare(chosen: list[Contestant], runs: int, amounts: Amounts) -> dict[str, 
             versions |= its_versions
             line = " ".join(f"{name}={value:.4g}" for name, value in found.items())
             took = time.monotonic() - started
-            print(f"run {number + 1} of {runs}: {each.name}, {took:.0f} s: {line}", file=sys.stderr, flush=True)
+            print(
+                f"run {number + 1} of {runs}: {each.name}, {took:.0f} s: {line}", file=sys.stderr, flush=True
+            )
     return {
         "machine": _machine(),
         "versions": versions,
@@ -92,11 +98,13 @@ def main() -> None:
     names = [each.name for each in CONTESTANTS]
     parser = argparse.ArgumentParser(prog="scripts/bench-peers")
     parser.add_argument("--runs", type=int, default=5, help="how often each is measured (5)")
-    parser.add_argument("--backlog", type=int, default=Amounts.backlog, help="tasks in the backlog (10000)")
+    parser.add_argument("--backlog", type=int, default=Amounts().backlog, help="tasks in the backlog (10000)")
     parser.add_argument("--only", default=",".join(names), help=f"some of {', '.join(names)}")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     parser.add_argument("--read", type=Path, help="measure nothing, take the figures from this file")
-    parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the tables into {PAGE.relative_to(ROOT)}"
+    )
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(names):

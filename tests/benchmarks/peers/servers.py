@@ -39,6 +39,11 @@ class Need(StrEnum):
     POSTGRES = "PostgreSQL"
     BROKER = "a standalone broker on a SQLite file"
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether what was accepted is on the disk before the call returns."""
+        return self is not Need.REDIS
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -89,7 +94,10 @@ def versions() -> dict[str, str]:
     """Give the versions of the servers that are here."""
     found = {}
     folder = binaries()
-    for name, path in (("redis-server", shutil.which("redis-server")), ("postgres", folder and folder / "postgres")):
+    for name, path in (
+        ("redis-server", shutil.which("redis-server")),
+        ("postgres", folder and folder / "postgres"),
+    ):
         if path:
             said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=SOON_S).stdout
             if number := re.search(r"\d+(?:\.\d+)+", said):
@@ -115,8 +123,18 @@ def is_open(port: int) -> bool:
 def _redis(folder: Path, fsync: str) -> Iterator[Server]:
     port = free_port()
     # Snapshots are off: the log of changes is the more durable of the two, and they would cost time.
-    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "yes", "appendfsync": fsync}
-    command = ["redis-server", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    options = {
+        "port": port,
+        "bind": "127.0.0.1",
+        "dir": folder,
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": fsync,
+    }
+    command = [
+        "redis-server",
+        *(part for name, value in options.items() for part in (f"--{name}", str(value))),
+    ]
     with Child("redis", command, folder, dict(os.environ)) as child:
         child.wait_for(lambda: _answers(port), SOON_S)
         yield Server(f"redis://127.0.0.1:{port}/0", child.pid)
@@ -149,4 +167,3 @@ def _broker(folder: Path) -> Iterator[Server]:
     with Child("broker", command, folder, os.environ | KEYS) as child:
         found = child.wait_for(lambda: re.search(r"http://\S+:\d+", child.output), SOON_S)
         yield Server(found.group(), child.pid)
-

@@ -13,7 +13,11 @@ from tests.benchmarks.peers.tally import ran
 PACKAGES = ("procrastinate", "psycopg", "psycopg-pool")
 CHUNK = 1000
 
-app = App(connector=PsycopgConnector(conninfo=os.environ["PEERS_URL"]))
+app = App(
+    connector=PsycopgConnector(
+        conninfo=os.environ["PEERS_URL"], max_size=int(os.environ.get("PEERS_POOL", 4))
+    )
+)
 client = App(connector=SyncPsycopgConnector(conninfo=os.environ["PEERS_URL"], min_size=8, max_size=8))
 
 
@@ -40,3 +44,5 @@ def delay(text: str) -> None:
 def delay_many(text: str, count: int) -> None:
     for first in range(0, count, CHUNK):
         called.batch_defer(*({"text": text} for _ in range(min(CHUNK, count - first))))
+    if os.environ.get("PEERS_ANALYZE"):
+        client.connector.execute_query("ANALYZE procrastinate_jobs")
