@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,7 +90,7 @@ def awaited_app(calls: list[str]) -> Any:
     """Make an app whose calls are awaited."""
 
     @asynccontextmanager
-    async def opened() -> Any:
+    async def opened() -> AsyncIterator[None]:
         yield
 
     async def delay(text: str) -> None:

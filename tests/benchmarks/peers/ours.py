@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +19,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from qtasks import QTasks, Queue
+from tests.benchmarks.peers.driver import loop_factory
 from tests.benchmarks.peers.tally import ran
 
-PACKAGES = ("uvicorn", "starlette", "aiohttp", "orjson", "psycopg")
+PACKAGES = ("uvicorn", "starlette", "aiohttp", "orjson", "uvloop", "psycopg")
 QUEUE = "bench"
 PARALLELISM = 1000
 CHUNK = 1000
@@ -59,10 +60,10 @@ def result(text: str) -> str:
 def opened() -> Iterator[None]:
     """Run the app where it has the broker; while a backlog is made, its queue is paused."""
     if os.environ["QTASKS_BROKER"].startswith("http"):
-        with _queue_held():
-            yield
+        _hold_queue()
+        yield
         return
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         loop = runner.get_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
@@ -73,27 +74,16 @@ def opened() -> Iterator[None]:
 
         try:
             on_loop(lifespan.__aenter__())
-            with _queue_held():
-                yield
+            _hold_queue()
+            yield
             on_loop(lifespan.__aexit__(None, None, None))
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
 
-@contextmanager
-def _queue_held() -> Iterator[None]:
+def _hold_queue() -> None:
     if os.environ["PEERS_PHASE"] == "fill":
         qtasks = [sys.executable, "-m", "qtasks", "queues"]
         command = [*qtasks, "set", QUEUE, "--parallelism", str(PARALLELISM), "--paused"]
         subprocess.run(command, check=True, timeout=60, stdout=sys.stderr)
-    yield
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Take the loop that uvicorn takes."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

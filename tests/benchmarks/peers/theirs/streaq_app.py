@@ -10,10 +10,14 @@ from streaq import Worker
 
 from tests.benchmarks.peers.tally import ran
 
-PACKAGES = ("streaq", "coredis", "anyio")
+PACKAGES = ("streaq", "coredis", "anyio", "uvloop")
 CHUNK = 1000
 
-worker = Worker(redis_url=os.environ["PEERS_URL"], concurrency=int(os.environ.get("PEERS_CONCURRENCY", 64)))
+worker = Worker(
+    redis_url=os.environ["PEERS_URL"],
+    concurrency=int(os.environ.get("PEERS_CONCURRENCY", 64)),
+    anyio_kwargs={"use_uvloop": True},
+)
 
 
 @worker.task(ttl=0, silent=True)

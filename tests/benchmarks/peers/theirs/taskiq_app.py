@@ -15,7 +15,7 @@ from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBr
 
 from tests.benchmarks.peers.tally import ran
 
-PACKAGES = ("taskiq", "taskiq-redis", "redis", "hiredis", "orjson")
+PACKAGES = ("taskiq", "taskiq-redis", "redis", "hiredis", "orjson", "uvloop")
 CHUNK = 100
 
 kind = ListQueueBroker if os.environ.get("PEERS_LIST") else RedisStreamBroker
