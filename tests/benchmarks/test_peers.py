@@ -20,6 +20,7 @@ from tests.benchmarks.peers.driver import measure
 from tests.benchmarks.peers.environments import REQUIREMENTS
 from tests.benchmarks.peers.machine import is_running, tree
 from tests.benchmarks.peers.measuring import Amounts, measured
+from tests.benchmarks.peers.run import Outcome, least_disturbed
 from tests.benchmarks.peers.table import BEGIN, END, page, rewritten
 from tests.benchmarks.peers.tally import VARIABLE, Tally
 from tests.support import ROOT
@@ -153,6 +154,25 @@ def test_a_process_that_ends_early_is_told_with_its_last_words(tmp_path: Path) -
     assert "no such queue" in child.output
 
 
+def outcomes(*disturbances: tuple[float, float]) -> Callable[[], Outcome]:
+    """Make what measures once for each pair of a stolen share and one that other processes took."""
+    left = iter(enumerate(disturbances))
+
+    def measure() -> Outcome:
+        number, (stolen, others) = next(left)
+        return {"tasks": number, "stolen": stolen, "others": others}, {}
+
+    return measure
+
+
+def test_a_disturbed_measurement_is_made_again_and_the_least_disturbed_counts() -> None:
+    quiet = least_disturbed(outcomes((0.2, 0), (0.01, 0.02), (0, 0)), 3)
+    restless = least_disturbed(outcomes((0.2, 0), (0, 0.15), (0.3, 0.3), (0, 0)), 3)
+
+    assert (quiet[0]["tasks"], quiet[0]["tries"]) == (1, 2)
+    assert (restless[0]["tasks"], restless[0]["tries"]) == (1, 3)
+
+
 def found(**figures: list[dict[str, float]]) -> dict[str, Any]:
     """Give the outcome of a comparison."""
     machine = {"cores": 2, "processor": "Some CPU", "kernel": "6.1", "python": "3.11.7", "sqlite": "3.40.1"}
@@ -180,6 +200,12 @@ def test_qtasks_is_set_against_the_best_peer_and_the_best_that_fsyncs() -> None:
     assert tasks == "| tasks/s of a backlog | huey: 18,000 | Celery, fsync always: 3,000 | 0.50 / 3.00 |"
     cpu = next(line for line in lines if line.startswith("| CPU µs a task |"))
     assert cpu.endswith("| 0.50 / 4.00 |")
+
+
+def test_a_setup_is_told_once_however_many_servers_it_was_measured_on() -> None:
+    text = page(found(huey=[RUN], huey_always=[RUN]))
+
+    assert text.count("`notify_result`") == 1
 
 
 def test_tables_are_written_between_the_marks_of_a_page() -> None:

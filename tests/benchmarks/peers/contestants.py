@@ -40,6 +40,8 @@ class Setup:
     """Whether results are kept for all tasks or none, by how the worker is started."""
 
     has_results: bool = True
+    processes: int = 1
+    """How often the command is run at once; most have workers of several processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,10 @@ DRAMATIQ = Setup(
     module=f"{THEIRS}.dramatiq_app",
     peer="dramatiq",
     worker=("-m", "dramatiq", f"{THEIRS}.dramatiq_app", "--processes", "2", "--threads", "8"),
-    environment=(("dramatiq_worker_timeout", "5"),),
-    why="Two processes, one a core; `dramatiq_worker_timeout=5`, so that an idle worker asks Redis every 5 "
-    "ms instead of every second; results for the task that returns something alone; hiredis.",
+    environment=(("dramatiq_queue_prefetch", "128"), ("dramatiq_worker_timeout", "5")),
+    why="Two processes, one a core; `dramatiq_queue_prefetch=128`, as tasks are short; "
+    "`dramatiq_worker_timeout=5`, so that an idle worker asks Redis every 5 ms "
+    "instead of every second; results for the task that returns something alone; hiredis.",
     in_bulk="has none; a loop",
     keeps="When it has returned. A worker's death loses nothing; what ran may run again.",
 )
@@ -102,7 +105,7 @@ TASKIQ = Setup(
         "--no-parse",
     ),
     restarts_for_results=True,
-    why="Streams, as its lists do not acknowledge; two processes, one a core; orjson; no parsing by "
+    why="Streams, as its lists do not acknowledge; two processes, one a core; uvloop; orjson; no parsing by "
     "pydantic; a result backend only where results are measured, asked every 1 ms; hiredis.",
     in_bulk="has none; 100 calls at a time on one loop",
     keeps="When its result is saved. A worker's death loses nothing; what ran may run again, after ten "
@@ -122,8 +125,8 @@ STREAQ = Setup(
     module=f"{THEIRS}.streaq_app",
     peer="streaq",
     worker=("-m", "streaq", "run", f"{THEIRS}.streaq_app:worker", "--workers", "2"),
-    why="Two processes, one a core; `concurrency=64`; `silent`, so that a task is not logged; `ttl=0` for "
-    "the task that does nothing.",
+    why="Two processes, one a core; uvloop; `concurrency=64`; `silent`, so that a task is not logged; "
+    "`ttl=0` for the task that does nothing.",
     in_bulk="`enqueue_many`, 1,000 a call",
     keeps="When it has returned. A worker's death loses nothing; what ran may run again.",
 )
@@ -138,10 +141,12 @@ PROCRASTINATE = Setup(
         f"{THEIRS}.procrastinate_app.app",
         "worker",
         "--concurrency",
-        "30",
+        "15",
     ),
     has_results=False,
-    why="One process; `--concurrency 30`; wake-ups by LISTEN/NOTIFY, which is the default.",
+    processes=2,
+    why="Two workers of a process each, one a core; `--concurrency 15` and 20 connections; wake-ups by "
+    "LISTEN/NOTIFY, which is the default; ANALYZE before the backlog is run, as autovacuum does in time.",
     in_bulk="`batch_defer`, 1,000 a call",
     keeps="When it has returned. A worker's death leaves the task as running, until the app retries "
     "stalled jobs.",

@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,9 +58,9 @@ class Measurement:
     def figures(self) -> dict[str, float]:
         """Go through all phases."""
         found = self._drive("fill")
-        with self._working("fill") as worker:
-            found |= self._drained(worker)
-            found |= self._memory(worker)
+        with self._working("fill") as workers:
+            found |= self._drained(workers)
+            found |= self._memory(workers)
             if not self._contestant.lives_in_app:
                 found |= self._drive("latency")
                 if not self._contestant.setup.restarts_for_results:
@@ -120,27 +120,32 @@ class Measurement:
         return done.stdout
 
     @contextmanager
-    def _working(self, phase: str) -> Iterator[Child]:
+    def _working(self, phase: str) -> Iterator[list[Child]]:
         """Run what runs tasks."""
         arguments = [each.format(port=self._port) for each in self._contestant.setup.worker]
         command = [str(self._python), *arguments]
-        with Child(self._contestant.name, command, self._folder, self._environment(phase)) as worker:
-            yield worker
+        names = [f"{self._contestant.name}-{each}" for each in range(self._contestant.setup.processes)]
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(Child(each, command, self._folder, self._environment(phase)))
+                for each in names
+            ]
 
-    def _drained(self, worker: Child) -> dict[str, float]:
+    def _drained(self, workers: list[Child]) -> dict[str, float]:
         """Wait until the whole backlog has run; give how fast that was, and what it cost."""
+        worker = workers[0]
         if self._contestant.is_ours:
             worker.wait_for(lambda: is_open(self._port), START_S)
             self._run(["-m", "qtasks", "queues", "resume", "bench"], "resume")
         wanted, limit_s = self._amounts.backlog, START_S + self._amounts.backlog / self._amounts.slowest
         worker.wait_for(lambda: self._tally.started, START_S, POLL_S)
-        first, began_at, began = self._tally.started, time.monotonic(), self._cpu_s(worker)
+        first, began_at, began = self._tally.started, time.monotonic(), self._cpu_s(workers)
         worker.wait_for(lambda: self._tally.started >= wanted, limit_s, POLL_S)
         ended_at = time.monotonic()
         if first >= wanted:
             raise ValueError(f"a backlog of {wanted} tasks is over before it can be measured: take more")
         time.sleep(SETTLE_S)  # the last tasks have started: that they are done is yet to be recorded
-        settled = self._cpu_s(worker)
+        settled = self._cpu_s(workers)
         ran, cpu = wanted - first, [b - a for a, b in zip(began, settled, strict=True)]
         return {
             "tasks": ran / (ended_at - began_at),
@@ -150,15 +155,16 @@ class Measurement:
             "ran_twice": self._tally.started - wanted,
         }
 
-    def _cpu_s(self, worker: Child) -> tuple[float, float]:
+    def _cpu_s(self, workers: list[Child]) -> tuple[float, float]:
         """Give what the workers and the server have used so far."""
-        return cpu_s(tree([worker.pid])), cpu_s(self._server_tree())
+        return cpu_s(tree(each.pid for each in workers)), cpu_s(self._server_tree())
 
     def _server_tree(self) -> list[int]:
         return [] if self._server.pid is None else tree([self._server.pid])
 
-    def _memory(self, worker: Child) -> dict[str, float]:
-        (shared_once, each), (of_server, _) = memory_mib(tree([worker.pid])), memory_mib(self._server_tree())
+    def _memory(self, workers: list[Child]) -> dict[str, float]:
+        shared_once, each = memory_mib(tree(each.pid for each in workers))
+        of_server, _ = memory_mib(self._server_tree())
         return {"memory_mib": shared_once, "rss_mib": each, "server_mib": of_server}
 
 

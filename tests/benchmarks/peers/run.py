@@ -1,6 +1,7 @@
 """`scripts/bench-peers`: measures qtasks and other task queues side by side, and prints a table.
 
-scripts/bench-peers [--runs N] [--backlog N] [--only NAME,...] [--json FILE] [--write]
+scripts/bench-peers [--runs N] [--backlog N] [--only NAME,...] [--tries N] [--json FILE] [--write]
+scripts/bench-peers --read FILE [--write]
 
 All contestants are measured once, then all a second time, and so on, so that what disturbs one disturbs all.
 A measurement during which the host took over 5 % of the time away, or other processes over 10 %, is repeated,
@@ -13,10 +14,13 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sqlite3
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,23 +39,28 @@ MOST_STOLEN = 0.05
 MOST_OTHERS = 0.1
 TRIES = 3
 
+Outcome = tuple[dict[str, float], dict[str, str]]
 
-def undisturbed(
-    contestant: Contestant, python: Path, amounts: Amounts
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Measure until little was taken away by others, at most three times; give the least disturbed."""
-    tries: list[tuple[dict[str, float], dict[str, str]]] = []
-    while len(tries) < TRIES:
-        with TemporaryDirectory(prefix="qtasks-peers-") as folder:
-            tries.append(measured(contestant, python, Path(folder), amounts))
-        latest = tries[-1][0]
+
+def least_disturbed(measure: Callable[[], Outcome], tries: int) -> Outcome:
+    """Measure until little was taken away by others, at most so often; give the least disturbed outcome."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < tries:
+        outcomes.append(measure())
+        latest = outcomes[-1][0]
         if latest["stolen"] <= MOST_STOLEN and latest["others"] <= MOST_OTHERS:
             break
-    figures, versions = min(tries, key=lambda each: each[0]["stolen"] + each[0]["others"])
-    return figures | {"tries": len(tries)}, versions
+    figures, versions = min(outcomes, key=lambda each: each[0]["stolen"] + each[0]["others"])
+    return figures | {"tries": len(outcomes)}, versions
 
 
-def compare(chosen: list[Contestant], runs: int, amounts: Amounts) -> dict[str, Any]:
+def measure_once(contestant: Contestant, python: Path, amounts: Amounts) -> Outcome:
+    """Measure a contestant in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="qtasks-peers-") as folder:
+        return measured(contestant, python, Path(folder), amounts)
+
+
+def compare(chosen: list[Contestant], runs: int, tries: int, amounts: Amounts) -> dict[str, Any]:
     """Measure all, as often as is asked, in turns; one that fails is told and left out of that turn."""
     pythons = {each.name: python_of(each.setup.peer) for each in chosen}
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -61,7 +70,9 @@ def compare(chosen: list[Contestant], runs: int, amounts: Amounts) -> dict[str, 
         for each in chosen:
             started = time.monotonic()
             try:
-                found, its_versions = undisturbed(each, pythons[each.name], amounts)
+                found, its_versions = least_disturbed(
+                    partial(measure_once, each, pythons[each.name], amounts), tries
+                )
             except (RuntimeError, TimeoutError, ValueError) as error:
                 failures[each.name] = str(error)
                 print(f"{each.name}: {error}", file=sys.stderr)
@@ -100,6 +111,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="how often each is measured (5)")
     parser.add_argument("--backlog", type=int, default=Amounts().backlog, help="tasks in the backlog (10000)")
     parser.add_argument("--only", default=",".join(names), help=f"some of {', '.join(names)}")
+    parser.add_argument("--tries", type=int, default=TRIES, help="how often a disturbed one is, at most (3)")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     parser.add_argument("--read", type=Path, help="measure nothing, take the figures from this file")
     parser.add_argument(
@@ -113,8 +125,10 @@ def main() -> None:
     if options.read:
         found = json.loads(options.read.read_text())
     else:
+        # Ended by another, it still ends what it started.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         servers.install({each.need for each in chosen})
-        found = compare(chosen, options.runs, Amounts(backlog=options.backlog))
+        found = compare(chosen, options.runs, options.tries, Amounts(backlog=options.backlog))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     tables = page(found)

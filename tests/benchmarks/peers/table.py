@@ -48,6 +48,7 @@ def page(found: Mapping[str, Any]) -> str:
     parts += [_table(columns, figures) for columns in (RATES, SPANS)]
     if _some(figures, lambda each: each.is_ours) and _some(figures, lambda each: not each.is_ours):
         parts.append(_against(figures))
+    parts.append(_setups(figures))
     return "\n\n".join(parts)
 
 
@@ -128,6 +129,14 @@ def _against(figures: Mapping[str, Runs]) -> str:
     )
 
 
+def _setups(names: Iterable[str]) -> str:
+    """Write how each was used, whatever it was measured on."""
+    rows = [["", "set up", "many calls at once", "lets go of a task"]]
+    for setup in dict.fromkeys(BY_NAME[each].setup for each in names):
+        rows.append([setup.title, setup.why, setup.in_bulk, setup.keeps])
+    return _markdown(rows)
+
+
 def _best(
     figure: Figure, figures: Mapping[str, Runs], wanted: Callable[[Contestant], bool]
 ) -> tuple[str, float] | None:
@@ -154,6 +163,6 @@ def _some(names: Iterable[str], wanted: Callable[[Contestant], bool]) -> bool:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(each).replace("|  |", "| |") + " |" for each in rows]
+    lines = ["|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
-    return "\n".join(line.replace("|  ", "| ") for line in lines)
+    return "\n".join(lines)

@@ -13,11 +13,7 @@ from tests.benchmarks.peers.tally import ran
 PACKAGES = ("procrastinate", "psycopg", "psycopg-pool")
 CHUNK = 1000
 
-app = App(
-    connector=PsycopgConnector(
-        conninfo=os.environ["PEERS_URL"], max_size=int(os.environ.get("PEERS_POOL", 4))
-    )
-)
+app = App(connector=PsycopgConnector(conninfo=os.environ["PEERS_URL"], max_size=20))
 client = App(connector=SyncPsycopgConnector(conninfo=os.environ["PEERS_URL"], min_size=8, max_size=8))
 
 
@@ -35,6 +31,7 @@ def opened() -> Iterator[None]:
         if os.environ["PEERS_PHASE"] == "fill":
             client.schema_manager.apply_schema()
         yield
+        client.connector.execute_query("ANALYZE procrastinate_jobs")
 
 
 def delay(text: str) -> None:
@@ -44,5 +41,3 @@ def delay(text: str) -> None:
 def delay_many(text: str, count: int) -> None:
     for first in range(0, count, CHUNK):
         called.batch_defer(*({"text": text} for _ in range(min(CHUNK, count - first))))
-    if os.environ.get("PEERS_ANALYZE"):
-        client.connector.execute_query("ANALYZE procrastinate_jobs")
