@@ -21,7 +21,8 @@ class Setup:
     title: str
     module: str
     worker: tuple[str, ...]
-    """What the Python of its environment is given, to run tasks; `{port}` is one that it listens on."""
+    """What the Python of its environment is given, to run tasks; `{port}` is one that it listens on,
+    and `{number}` tells processes apart."""
 
     why: str
     """The settings that are not its defaults, and what for."""
@@ -76,21 +77,23 @@ CELERY = Setup(
     module=f"{THEIRS}.celery_app",
     peer="celery",
     worker=(
-        "-m", "celery", "-A", f"{THEIRS}.celery_app", "worker", "--pool", "prefork", "--concurrency", "2",
+        "-m", "celery", "-A", f"{THEIRS}.celery_app", "worker", "--pool", "solo", "-n", "{number}@%h",
         "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING",
     ),
-    why="Two processes, one a core; `worker_prefetch_multiplier=64`, as its guide to optimizing says for "
-    "short tasks; no gossip, mingle or heartbeats; `ignore_result` for the task that does nothing; hiredis.",
-    in_bulk="`group`, 1,000 a call, which sends one by one",
+    processes=2,
+    why="Two workers, one a core, each with the pool `solo`, which saves a task the way to another process; "
+    "`worker_prefetch_multiplier=64`, as its guide to optimizing says for short tasks; no gossip, mingle or "
+    "heartbeats; `ignore_result` for the task that does nothing; hiredis.",
+    in_bulk="a loop; `group` sends one by one as well",
     keeps="Before it begins (`acks_late` is off by default): a worker's death loses what it runs.",
 )  # fmt: skip
 DRAMATIQ = Setup(
     title="Dramatiq",
     module=f"{THEIRS}.dramatiq_app",
     peer="dramatiq",
-    worker=("-m", "dramatiq", f"{THEIRS}.dramatiq_app", "--processes", "2", "--threads", "8"),
-    environment=(("dramatiq_queue_prefetch", "128"), ("dramatiq_worker_timeout", "5")),
-    why="Two processes, one a core; `dramatiq_queue_prefetch=128`, as tasks are short; "
+    worker=("-m", "dramatiq", f"{THEIRS}.dramatiq_app", "--processes", "2", "--threads", "4"),
+    environment=(("dramatiq_queue_prefetch", "500"), ("dramatiq_worker_timeout", "5")),
+    why="Two processes, one a core, of four threads; `dramatiq_queue_prefetch=500`, as tasks are short; "
     "`dramatiq_worker_timeout=5`, so that an idle worker asks Redis every 5 ms "
     "instead of every second; results for the task that returns something alone; hiredis.",
     in_bulk="has none; a loop",
@@ -115,8 +118,9 @@ HUEY = Setup(
     title="huey",
     module=f"{THEIRS}.huey_app",
     peer="huey",
-    worker=("-m", "huey.bin.huey_consumer", f"{THEIRS}.huey_app.huey", "-w", "2", "-k", "process", "-q"),
-    why="Two processes, one a core; `notify_result`, so that a result is waited for and not polled; hiredis.",
+    worker=("-m", "huey.bin.huey_consumer", f"{THEIRS}.huey_app.huey", "-w", "4", "-k", "process", "-q"),
+    why="Four processes, as each waits for Redis half of the time; `notify_result`, so that "
+    "a result is waited for and not polled; hiredis.",
     in_bulk="has none; a loop",
     keeps="When it is taken from Redis: a worker's death loses what it runs.",
 )
@@ -125,7 +129,7 @@ STREAQ = Setup(
     module=f"{THEIRS}.streaq_app",
     peer="streaq",
     worker=("-m", "streaq", "run", f"{THEIRS}.streaq_app:worker", "--workers", "2"),
-    why="Two processes, one a core; uvloop; `concurrency=64`; `silent`, so that a task is not logged; "
+    why="Two processes, one a core; uvloop; `concurrency=256`; `silent`, so that a task is not logged; "
     "`ttl=0` for the task that does nothing.",
     in_bulk="`enqueue_many`, 1,000 a call",
     keeps="When it has returned. A worker's death loses nothing; what ran may run again.",
@@ -158,7 +162,10 @@ CONTESTANTS = (
     Contestant("qtasks-postgres", "qtasks, PostgreSQL", QTASKS, Need.POSTGRES, lives_in_app=True),
     *(
         Contestant(f"{setup.peer}{suffix}", f"{setup.title}{how}", setup, need)
-        for suffix, how, need in (("", "", Need.REDIS), ("-always", ", fsync always", Need.REDIS_ALWAYS))
+        for suffix, how, need in (
+            ("", ", fsync each second", Need.REDIS),
+            ("-always", ", fsync always", Need.REDIS_ALWAYS),
+        )
         for setup in (CELERY, DRAMATIQ, TASKIQ, HUEY, STREAQ)
     ),
     Contestant("procrastinate", "procrastinate", PROCRASTINATE, Need.POSTGRES),

@@ -122,14 +122,16 @@ class Measurement:
     @contextmanager
     def _working(self, phase: str) -> Iterator[list[Child]]:
         """Run what runs tasks."""
-        arguments = [each.format(port=self._port) for each in self._contestant.setup.worker]
-        command = [str(self._python), *arguments]
-        names = [f"{self._contestant.name}-{each}" for each in range(self._contestant.setup.processes)]
         with ExitStack() as stack:
             yield [
-                stack.enter_context(Child(each, command, self._folder, self._environment(phase)))
-                for each in names
+                stack.enter_context(self._worker(number, phase))
+                for number in range(self._contestant.setup.processes)
             ]
+
+    def _worker(self, number: int, phase: str) -> Child:
+        arguments = [each.format(port=self._port, number=number) for each in self._contestant.setup.worker]
+        name = f"{self._contestant.name}-{number}"
+        return Child(name, [str(self._python), *arguments], self._folder, self._environment(phase))
 
     def _drained(self, workers: list[Child]) -> dict[str, float]:
         """Wait until the whole backlog has run; give how fast that was, and what it cost."""

@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,8 +60,11 @@ def measure_once(contestant: Contestant, python: Path, amounts: Amounts) -> Outc
         return measured(contestant, python, Path(folder), amounts)
 
 
-def compare(chosen: list[Contestant], runs: int, tries: int, amounts: Amounts) -> dict[str, Any]:
-    """Measure all, as often as is asked, in turns; one that fails is told and left out of that turn."""
+def compare(chosen: list[Contestant], runs: int, tries: int, amounts: Amounts) -> Iterator[dict[str, Any]]:
+    """Measure all, as often as is asked, in turns; give what was found so far after each turn.
+
+    One that fails is told and left out of that turn.
+    """
     pythons = {each.name: python_of(each.setup.peer) for each in chosen}
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
     versions = servers.versions()
@@ -84,14 +87,14 @@ def compare(chosen: list[Contestant], runs: int, tries: int, amounts: Amounts) -
             print(
                 f"run {number + 1} of {runs}: {each.name}, {took:.0f} s: {line}", file=sys.stderr, flush=True
             )
-    return {
-        "machine": _machine(),
-        "versions": versions,
-        "backlog": amounts.backlog,
-        "runs": runs,
-        "figures": figures,
-        "failures": failures,
-    }
+        yield {
+            "machine": _machine(),
+            "versions": versions,
+            "backlog": amounts.backlog,
+            "runs": number + 1,
+            "figures": figures,
+            "failures": failures,
+        }
 
 
 def _machine() -> dict[str, Any]:
@@ -122,15 +125,16 @@ def main() -> None:
     if unknown := set(wanted) - set(names):
         parser.error(f"no contestants: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     chosen = [each for each in CONTESTANTS if each.name in wanted]
+    found: dict[str, Any] = {}
     if options.read:
         found = json.loads(options.read.read_text())
     else:
         # Ended by another, it still ends what it started.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         servers.install({each.need for each in chosen})
-        found = compare(chosen, options.runs, options.tries, Amounts(backlog=options.backlog))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        for found in compare(chosen, max(1, options.runs), options.tries, Amounts(backlog=options.backlog)):
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=1) + "\n")
     tables = page(found)
     if options.write:
         PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")

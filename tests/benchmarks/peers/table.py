@@ -82,11 +82,14 @@ def _conditions(found: Mapping[str, Any], figures: Mapping[str, Runs]) -> str:
     return (
         f"{machine['cores']} cores ({machine['processor']}, Linux {machine['kernel']}), "
         f"Python {machine['python']}, SQLite {machine['sqlite']}, {versions}. "
-        f"A backlog of {found['backlog']:,} tasks; medians of {found['runs']} runs, least and greatest in "
-        "brackets. "
+        f"A backlog of {found['backlog']:,} tasks; {_how_often(found['runs'])}. "
         f"At most {100 * stolen:.1f} % of the time of a run was taken by the host, "
         f"and {100 * others:.0f} % by other processes of this machine."
     )
+
+
+def _how_often(runs: int) -> str:
+    return "one run" if runs == 1 else f"medians of {runs} runs, least and greatest in brackets"
 
 
 def _table(columns: Sequence[Figure], figures: Mapping[str, Runs]) -> str:

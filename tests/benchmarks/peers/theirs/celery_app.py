@@ -6,16 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from celery import Celery, group
+from celery import Celery
 
 from tests.benchmarks.peers.tally import ran
 
 PACKAGES = ("celery", "kombu", "billiard", "redis", "hiredis")
-CHUNK = 1000
 
 celery = Celery("bench", broker=os.environ["PEERS_URL"], backend=os.environ["PEERS_URL"])
 celery.conf.update(
-    worker_prefetch_multiplier=int(os.environ.get("PEERS_PREFETCH", 64)),
+    worker_prefetch_multiplier=64,
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     broker_pool_limit=10,
@@ -39,11 +38,6 @@ def opened() -> Iterator[None]:
 
 def delay(text: str) -> None:
     noop.delay(text)
-
-
-def delay_many(text: str, count: int) -> None:
-    for first in range(0, count, CHUNK):
-        group(noop.s(text) for _ in range(min(CHUNK, count - first))).apply_async()
 
 
 def result(text: str) -> str:

@@ -15,7 +15,7 @@ CHUNK = 1000
 
 worker = Worker(
     redis_url=os.environ["PEERS_URL"],
-    concurrency=int(os.environ.get("PEERS_CONCURRENCY", 64)),
+    concurrency=256,
     anyio_kwargs={"use_uvloop": True},
 )
 

@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from taskiq.serializers import ORJSONSerializer
-from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
+from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from tests.benchmarks.peers.tally import ran
 
 PACKAGES = ("taskiq", "taskiq-redis", "redis", "hiredis", "orjson", "uvloop")
 CHUNK = 100
 
-kind = ListQueueBroker if os.environ.get("PEERS_LIST") else RedisStreamBroker
-broker = kind(os.environ["PEERS_URL"]).with_serializer(ORJSONSerializer())
+broker = RedisStreamBroker(os.environ["PEERS_URL"]).with_serializer(ORJSONSerializer())
 if os.environ["PEERS_PHASE"] == "results":
     broker = broker.with_result_backend(RedisAsyncResultBackend(os.environ["PEERS_URL"], result_ex_time=3600))
 
