@@ -197,10 +197,8 @@ def test_qtasks_is_set_against_the_best_peer_and_the_best_that_fsyncs() -> None:
     lines = page(found(qtasks_embedded=[RUN], huey=[quick], celery_always=[durable])).splitlines()
 
     tasks = next(line for line in lines if line.startswith("| tasks/s of a backlog |"))
-    assert (
-        tasks
-        == "| tasks/s of a backlog | huey, fsync each second: 18,000 | Celery, fsync always: 3,000 | 0.50 / 3.00 |"
-    )
+    bests = "| huey, fsync each second: 18,000 | Celery, fsync always: 3,000 |"
+    assert tasks == f"| tasks/s of a backlog {bests} 0.50 / 3.00 |"
     cpu = next(line for line in lines if line.startswith("| CPU µs a task |"))
     assert cpu.endswith("| 0.50 / 4.00 |")
 
