@@ -33,6 +33,9 @@ def python_of(peer: str | None) -> Path:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_OUT_S, cwd=FOLDER.parent)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_OUT_S, cwd=FOLDER.parent)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{' '.join(command)}: took over {TIME_OUT_S} s") from None
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")

@@ -129,6 +129,8 @@ def main() -> None:
     if options.read:
         found = json.loads(options.read.read_text())
     else:
+        if not Path("/proc/self/smaps_rollup").exists():
+            raise SystemExit("scripts/bench-peers reads CPU and memory from Linux's /proc, and here is none")
         # Ended by another, it still ends what it started.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         servers.install({each.need for each in chosen})
