@@ -35,7 +35,7 @@ RUN: dict[str, float] = {
     "start_p50_ms": 2,
     "start_p99_ms": 8,
     "memory_mib": 50,
-    "server_mib": 0,
+    "commits": 5000,
     "stolen": 0.01,
     "others": 0.02,
 }
@@ -188,6 +188,7 @@ def test_a_table_has_medians_with_least_and_greatest() -> None:
     assert lines[0].startswith("2 cores (Some CPU, Linux 6.1), Python 3.11.7, SQLite 3.40.1, huey 3.5.4. ")
     row = next(line for line in lines if line.startswith("| qtasks, embedded | 2,000"))
     assert "| 10,000 (9,000 to 12,000) |" in row
+    assert "SQLite alone committed 5,000 single rows a second (5,000 to 5,000)" in lines[0]
     assert "has none" in next(line for line in lines if line.startswith("| qtasks, embedded | 2.0"))
 
 

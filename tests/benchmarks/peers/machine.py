@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 STOLEN = 7  # its place in /proc/stat
 IDLE = (3, 4)
+COMMITS = 500
 
 
 def tree(roots: Iterable[int]) -> list[int]:
@@ -41,6 +44,20 @@ def is_running(pid: int) -> bool:
     """Say whether a process is there, and not merely waiting to be waited for."""
     fields = _stat(pid)
     return fields is not None and fields[0] != "Z"
+
+
+def commits_per_second(folder: Path) -> float:
+    """Say how many single rows SQLite commits a second, fsynced: the pace of the disk, which few can beat."""
+    connection = sqlite3.connect(folder / "pace.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE pace (body TEXT)")
+    started = time.perf_counter()
+    for _ in range(COMMITS):
+        connection.execute("INSERT INTO pace VALUES (?)", ("x" * 64,))
+    elapsed = time.perf_counter() - started
+    connection.close()
+    return COMMITS / elapsed
 
 
 def own_cpu_s() -> float:

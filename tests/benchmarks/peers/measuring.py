@@ -18,7 +18,15 @@ from pathlib import Path
 from tests.benchmarks.peers.children import TAIL, Child
 from tests.benchmarks.peers.contestants import Contestant
 from tests.benchmarks.peers.environments import ROOT
-from tests.benchmarks.peers.machine import cpu_s, machine_ticks, memory_mib, own_cpu_s, shares, tree
+from tests.benchmarks.peers.machine import (
+    commits_per_second,
+    cpu_s,
+    machine_ticks,
+    memory_mib,
+    own_cpu_s,
+    shares,
+    tree,
+)
 from tests.benchmarks.peers.servers import KEYS, Server, free_port, is_open, serving
 from tests.benchmarks.peers.tally import VARIABLE, Tally
 
@@ -166,8 +174,10 @@ class Measurement:
 
     def _memory(self, workers: list[Child]) -> dict[str, float]:
         shared_once, each = memory_mib(tree(each.pid for each in workers))
-        of_server, _ = memory_mib(self._server_tree())
-        return {"memory_mib": shared_once, "rss_mib": each, "server_mib": of_server}
+        found = {"memory_mib": shared_once, "rss_mib": each}
+        if self._server.pid is not None:
+            found["server_mib"] = memory_mib(self._server_tree())[0]
+        return found
 
 
 def measured(
@@ -175,9 +185,11 @@ def measured(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Measure a contestant once, in an empty folder; give its figures and the versions of its packages."""
     ticks, used_s, began_at = machine_ticks(), own_cpu_s(), time.monotonic()
+    commits = commits_per_second(folder)
     with serving(contestant.need, folder) as server:
         measurement = Measurement(contestant, python, server, folder, amounts)
         figures = measurement.figures()
     stolen, used = shares(ticks, machine_ticks())
     ours = (own_cpu_s() - used_s) / (time.monotonic() - began_at) / (os.cpu_count() or 1)
-    return figures | {"stolen": stolen, "others": max(0.0, used - ours)}, measurement.versions
+    figures |= {"commits": commits, "stolen": stolen, "others": max(0.0, used - ours)}
+    return figures, measurement.versions

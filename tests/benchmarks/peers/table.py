@@ -79,12 +79,19 @@ def _conditions(found: Mapping[str, Any], figures: Mapping[str, Runs]) -> str:
     every = [each for runs in figures.values() for each in runs]
     stolen = max(each["stolen"] for each in every)
     others = max(each["others"] for each in every)
+    commits = [each["commits"] for each in every if "commits" in each]
+    pace = (
+        f" SQLite alone committed {number(statistics.median(commits))} single rows a second "
+        f"({number(min(commits))} to {number(max(commits))}), with `synchronous=FULL`."
+        if commits
+        else ""
+    )
     return (
         f"{machine['cores']} cores ({machine['processor']}, Linux {machine['kernel']}), "
         f"Python {machine['python']}, SQLite {machine['sqlite']}, {versions}. "
         f"A backlog of {found['backlog']:,} tasks; {_how_often(found['runs'])}. "
         f"At most {100 * stolen:.1f} % of the time of a run was taken by the host, "
-        f"and {100 * others:.0f} % by other processes of this machine."
+        f"and {100 * others:.0f} % by other processes of this machine.{pace}"
     )
 
 
