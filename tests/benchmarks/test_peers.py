@@ -192,6 +192,11 @@ def test_a_table_has_medians_with_least_and_greatest() -> None:
     assert "has none" in next(line for line in lines if line.startswith("| qtasks, embedded | 2.0"))
 
 
+def test_figures_of_a_busy_machine_are_said_to_be_such() -> None:
+    assert "was busy" not in page(found(huey=[RUN]))
+    assert "was busy" in page(found(huey=[RUN, RUN | {"others": 0.3}]))
+
+
 def test_qtasks_is_set_against_the_best_peer_and_the_best_that_fsyncs() -> None:
     quick, durable = RUN | {"tasks": 18_000, "cpu_us": 50}, RUN | {"tasks": 3000, "cpu_us": 400}
 

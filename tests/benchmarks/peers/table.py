@@ -12,6 +12,15 @@ from tests.benchmarks.peers.contestants import BY_NAME, Contestant
 BEGIN = "<!-- written by scripts/bench-peers -->"
 END = "<!-- end of what scripts/bench-peers writes -->"
 
+MOST_OTHERS = 0.1
+"""The share of the machine's time that other processes may take from a measurement."""
+
+BUSY = (
+    "**The machine was busy with other work meanwhile.** CPU and memory are near what they would be alone; "
+    "rates and latencies are not, and those that wait for the disk least of all. Measure again before you "
+    "rely on them."
+)
+
 Runs = Sequence[Mapping[str, float]]
 
 
@@ -45,6 +54,8 @@ def page(found: Mapping[str, Any]) -> str:
     """Write all tables."""
     figures: dict[str, Runs] = {name: runs for name, runs in found["figures"].items() if runs}
     parts = [_conditions(found, figures)]
+    if max(each["others"] for runs in figures.values() for each in runs) > MOST_OTHERS:
+        parts.append(BUSY)
     parts += [_table(columns, figures) for columns in (RATES, SPANS)]
     if _some(figures, lambda each: each.is_ours) and _some(figures, lambda each: not each.is_ours):
         parts.append(_against(figures))
