@@ -75,13 +75,13 @@ def rewritten(text: str, tables: str) -> str:
 def number(value: float) -> str:
     """Write a figure with as many digits as mean something.
 
-    >>> [number(each) for each in (15_048.8, 277.47, 2.652, 0.4)]
-    ['15,000', '277', '2.7', '0.4']
+    >>> [number(each) for each in (15_048.8, 277.47, 9.97, 2.652, 0.4)]
+    ['15,000', '277', '10', '2.7', '0.4']
     """
     if value >= 100:
         digits = len(str(int(value)))
         return f"{round(value, min(0, 3 - digits)):,.0f}"
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
 def _conditions(found: Mapping[str, Any], figures: Mapping[str, Runs]) -> str:
