@@ -107,7 +107,7 @@ class Database(Protocol):
     async def changed(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
     ) -> None:
-        """Return when somebody has committed work, when `wake` is set (which news do too), or after `wait_ms`.
+        """Return when somebody has committed work, when `wake` is set (as news do), or after `wait_ms`.
 
         If the work was announced in this process, the errand may have been done along.
         """
