@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
+from qtasks import QTasks, Settings
 from qtasks.broker.delivery import AHEAD, InProcessDeliverer
 from qtasks.broker.pace import MEMORY, Pace
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.home.in_process import QUICK_NS, AppRunner
 from qtasks.tasks.answers import Answer
 from qtasks.tasks.execution import Delivery
+from tests.support.homes import until_found
 from tests.support.store import new_claim
 
 NOW = 1_700_000_000_000
@@ -115,3 +120,34 @@ async def test_a_quick_app_is_handed_more_than_it_runs_at_once() -> None:
     slow = InProcessDeliverer(lambda claims, tell: None, loop)
 
     assert (quick.window(64), slow.window(64)) == (64 * AHEAD, 64)
+
+
+@pytest.mark.parametrize(("batch", "in_hand"), [(1, 1), (100, AHEAD)])
+async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
+    tmp_path: Path, batch: int, in_hand: int
+) -> None:
+    settings = Settings(broker=f"sqlite:///{tmp_path}/q.db", durability="relaxed", batch=batch)
+    app, gate = QTasks(settings=settings, concurrency=1), asyncio.Event()
+
+    @app.task
+    async def quick() -> None:
+        return None
+
+    @app.task
+    async def held() -> None:
+        await gate.wait()
+
+    async with app.lifespan():
+        for each in await quick.adelay_many([quick.call()] * (3 * MEMORY)):
+            await each.aget(SOON_S)
+        waiting = await held.adelay_many([held.call()] * (2 * AHEAD))
+
+        async def started() -> int:
+            return [(await app._home.aresult(each.id)).state for each in waiting].count("STARTED")
+
+        found = await until_found(started, lambda count: count == in_hand)
+        gate.set()
+        for each in waiting:
+            await each.aget(SOON_S)
+
+    assert found == in_hand
