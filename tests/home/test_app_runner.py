@@ -16,7 +16,6 @@ from qtasks.broker.store.records import Claim, Reply
 from qtasks.home.in_process import QUICK_NS, AppRunner
 from qtasks.tasks.answers import Answer
 from qtasks.tasks.execution import Delivery
-from tests.support.homes import until_found
 from tests.support.store import new_claim
 
 NOW = 1_700_000_000_000
@@ -124,30 +123,25 @@ async def test_a_quick_app_is_handed_more_than_it_runs_at_once() -> None:
 
 @pytest.mark.parametrize(("batch", "in_hand"), [(1, 1), (100, AHEAD)])
 async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
-    tmp_path: Path, batch: int, in_hand: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, in_hand: int
 ) -> None:
+    monkeypatch.setattr("qtasks.home.in_process.stopwatch_ns", lambda: 0)  # so all tasks are quick
     settings = Settings(broker=f"sqlite:///{tmp_path}/q.db", durability="relaxed", batch=batch)
-    app, gate = QTasks(settings=settings, concurrency=1), asyncio.Event()
-
-    @app.task
-    async def quick() -> None:
-        return None
+    app, begun, gate = QTasks(settings=settings, concurrency=1), asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     @app.task
     async def held() -> None:
-        await gate.wait()
+        begun.release()
+        await gate.acquire()
 
-    async with app.lifespan():
-        for each in await quick.adelay_many([quick.call()] * (3 * MEMORY)):
-            await each.aget(SOON_S)
-        waiting = await held.adelay_many([held.call()] * (2 * AHEAD))
+    seen = []
+    async with app.lifespan(), asyncio.timeout(SOON_S):
+        calls = await held.adelay_many([held.call()] * (3 * MEMORY))
+        for each in calls:
+            await begun.acquire()
+            views = [await app._home.aresult(every.id) for every in calls]
+            seen.append([view.state for view in views].count("RUNNING"))
+            gate.release()
+            await each.aget()
 
-        async def started() -> int:
-            return [(await app._home.aresult(each.id)).state for each in waiting].count("STARTED")
-
-        found = await until_found(started, lambda count: count == in_hand)
-        gate.set()
-        for each in waiting:
-            await each.aget(SOON_S)
-
-    assert found == in_hand
+    assert max(seen) == in_hand
