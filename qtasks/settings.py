@@ -67,7 +67,8 @@ class Settings:
     plan: str = "pay-as-you-go"
     """The plan of hosted QStash whose limits are checked at the start."""
     batch: int = 100
-    """How many calls at most the app takes in one request of a standalone broker; 1 for each alone."""
+    """How many calls at most the app takes in one request of a standalone broker; 1 for each alone. With
+    a broker inside 1 means that the app is handed none before it can run it."""
     is_production: bool = False
     """Whether `QTASKS_ENV` says so: then nothing runs that is for development."""
 

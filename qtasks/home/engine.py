@@ -30,6 +30,11 @@ from qtasks.tasks.schedules import Timetable
 ABANDON_S = 2
 
 
+def never() -> bool:
+    """Say that an app is not quick: then it has no more in hand than it runs."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSetup:
     """What an embedded broker is made with.
@@ -49,7 +54,7 @@ class EngineSetup:
     listen: tuple[str, int] | None = None
     """Where to serve the API on TCP too."""
     drop: Drop = lambda claim: None
-    is_quick: Callable[[], bool] = lambda: False
+    is_quick: Callable[[], bool] = never
     rules: DestinationRules = field(init=False)
 
     def __post_init__(self) -> None:

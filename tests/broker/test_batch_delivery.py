@@ -10,6 +10,7 @@ import pytest
 
 from qtasks.broker.batch_delivery import LOST
 from qtasks.broker.http_delivery import QUICK_NS, HttpDeliverer
+from qtasks.broker.pace import MEMORY
 from qtasks.broker.store.extras import Extras
 from qtasks.broker.store.records import Claim, Reply, Trouble
 from qtasks.protocol.batches import AnswerLine, read_deliveries, write_answers
@@ -227,3 +228,42 @@ async def test_only_the_quick_are_sent_several_and_have_more_in_hand(
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert deliverer.window(8) == 8
+
+
+class Stopwatch:
+    """Shows one step more each time it is looked at: how long everything takes that is timed."""
+
+    def __init__(self) -> None:
+        self.step_ns = 0
+        self._now_ns = 0
+
+    def __call__(self) -> int:
+        self._now_ns += self.step_ns
+        return self._now_ns
+
+
+async def test_who_turns_slow_is_sent_each_alone_until_it_is_quick_again(
+    deliverer: HttpDeliverer, server: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopwatch = Stopwatch()
+    monkeypatch.setattr("qtasks.broker.http_delivery.stopwatch_ns", stopwatch)
+    both = claims(server, 1, 2, ordered=False)
+
+    async def taking(took_ns: int) -> tuple[list[int], list[str]]:
+        """Deliver time and again; give how many went in each request, and where they went."""
+        stopwatch.step_ns, before, sizes = took_ns, len(server.requests), []
+        for _ in range(2 * MEMORY):
+            for part in deliverer.part(both):
+                server.answers.append(OK if len(part) == 1 else stream(line(1) + line(2)))
+                sizes.append(len(part))
+                await deliver(deliverer, list(part))
+        return sizes, [request.target for request in server.requests[before:]]
+
+    for took_ns, size, target in [
+        (QUICK_NS // 100, 2, "/app/batch"),
+        (QUICK_NS * 2, 1, "/app/run"),
+        (QUICK_NS // 100, 2, "/app/batch"),
+    ]:
+        sizes, targets = await taking(took_ns)
+        assert sizes[0] != size  # what was learnt before holds
+        assert (sizes[-1], targets[-1]) == (size, target)

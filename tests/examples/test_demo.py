@@ -23,7 +23,7 @@ from examples.demo.table import Progress, Row, render
 from examples.demo.tasks import charge, journals
 from qtasks.protocol.results import ResultView
 from qtasks.protocol.shapes import DeadLetter, MessageView
-from tests.support import ROOT
+from tests.support import BATCH_ENV, ROOT
 
 LIMIT_S = 60
 COMMAND = [sys.executable, "-m", "examples.demo.main"]
@@ -31,7 +31,7 @@ CALL = Call("tsk_1", charge.name, ["tests", 7], "payments")
 
 
 def environment(temporary: Path) -> dict[str, str]:
-    return os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    return os.environ | BATCH_ENV | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
 
 
 def run_demo(temporary: Path, *, root: Path = ROOT) -> subprocess.CompletedProcess[str]:

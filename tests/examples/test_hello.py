@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import BATCH_ENV, ROOT
 
 HELLO = ROOT / "examples" / "hello" / "app.py"
 LIMIT_S = 30
@@ -63,7 +63,7 @@ def environment() -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("QTASKS_", "QSTASH_"))
     }
-    return inherited | {"PYTHONPATH": str(ROOT)}
+    return inherited | BATCH_ENV | {"PYTHONPATH": str(ROOT)}
 
 
 @contextmanager

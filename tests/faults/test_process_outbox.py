@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from qtasks import QTasks, Settings
-from tests.support import repeats
+from tests.support import BATCH, repeats
 from tests.support.homes import SECRET, embedded
 from tests.support.postgres import Postgres
 from tests.support.processes import Process, Processes
@@ -104,7 +104,7 @@ def on_postgres(processes: Processes, postgres: Postgres) -> Database:
 def with_the_broker(processes: Processes, postgres: Postgres) -> Iterator[Database]:
     """A database that the broker's tables are in as well."""
     url = new_database(postgres, "shared")
-    tasks = QTasks(settings=Settings(broker=url, secrets=(SECRET,)), defaults={"retries": 90})
+    tasks = QTasks(settings=Settings(broker=url, secrets=(SECRET,), batch=BATCH), defaults={"retries": 90})
     yield Database(url, tasks, "qtasks.outbox", {"QTASKS_BROKER": url, "QTASKS_SECRET": SECRET})
     asyncio.run(tasks._home.stop())
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.support import quiet_environment
+
 
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("QTASKS_", "QSTASH_")):
-            monkeypatch.delenv(name)
+    quiet_environment(monkeypatch)
 
 
 @pytest.fixture

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
+from qtasks import QTasks, Settings
 from qtasks.broker.delivery import AHEAD, InProcessDeliverer
 from qtasks.broker.pace import MEMORY, Pace
 from qtasks.broker.store.records import Claim, Reply
@@ -115,3 +119,29 @@ async def test_a_quick_app_is_handed_more_than_it_runs_at_once() -> None:
     slow = InProcessDeliverer(lambda claims, tell: None, loop)
 
     assert (quick.window(64), slow.window(64)) == (64 * AHEAD, 64)
+
+
+@pytest.mark.parametrize(("batch", "in_hand"), [(1, 1), (100, AHEAD)])
+async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, in_hand: int
+) -> None:
+    monkeypatch.setattr("qtasks.home.in_process.stopwatch_ns", lambda: 0)  # so all tasks are quick
+    settings = Settings(broker=f"sqlite:///{tmp_path}/q.db", durability="relaxed", batch=batch)
+    app, begun, gate = QTasks(settings=settings, concurrency=1), asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    @app.task
+    async def held() -> None:
+        begun.release()
+        await gate.acquire()
+
+    seen = []
+    async with app.lifespan(), asyncio.timeout(SOON_S):
+        calls = await held.adelay_many([held.call()] * (3 * MEMORY))
+        for each in calls:
+            await begun.acquire()
+            views = [await app._home.aresult(every.id) for every in calls]
+            seen.append([view.state for view in views].count("RUNNING"))
+            gate.release()
+            await each.aget()
+
+    assert max(seen) == in_hand

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from qtasks import Context, QTasks, Queue, TaskFailed
-from tests.support.every_home import in_standalone
+from qtasks.broker.pace import MEMORY
+from tests.support import BATCH, every_home
+from tests.support.every_home import Mount, in_standalone
 from tests.support.homes import SOON_S
 
 
@@ -89,3 +92,29 @@ async def test_an_exception_that_is_not_retried_is_a_dead_letter_over_http(app: 
         await (await fail.adelay()).aget(SOON_S)
 
     assert runs == [1]
+
+
+async def test_calls_share_requests_once_they_were_quick_if_this_run_has_batches(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: list[str] = []
+
+    class Recorder(Mount):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            paths.append(scope["path"])
+            await super().__call__(scope, receive, send)
+
+    monkeypatch.setattr(every_home, "Mount", Recorder)
+    monkeypatch.setattr("qtasks.broker.http_delivery.stopwatch_ns", lambda: 0)
+    async with in_standalone(store) as tasks:
+
+        @tasks.task
+        async def double(number: int) -> int:
+            return 2 * number
+
+        for _ in range(2):
+            for each in await double.adelay_many(double.call(n) for n in range(2 * MEMORY)):
+                await each.aget(SOON_S)
+
+    assert any(path.endswith("/run") for path in paths)
+    assert any(path.endswith("/batch") for path in paths) == (BATCH > 1)

@@ -19,6 +19,7 @@ from qtasks.clock import SystemClock
 from qtasks.errors import BadRequest, BrokerUnreachable, ConfigurationError
 from qtasks.home.ownership import Ownership, owner_socket
 from qtasks.tasks.task import Task
+from tests.support import BATCH
 from tests.support.api import read_keys
 from tests.support.homes import SOON_S, ask_owner, embedded, until
 from tests.support.processes import free_port
@@ -176,7 +177,9 @@ async def test_a_server_whose_lifespan_was_forgotten_is_told_once(
 
 async def test_an_embedded_broker_serves_its_api_on_a_port_if_asked_to(store: Path) -> None:
     port = free_port()
-    settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", listen=("127.0.0.1", port))
+    settings = Settings(
+        broker=f"sqlite:///{store}", durability="relaxed", listen=("127.0.0.1", port), batch=BATCH
+    )
     owner = QTasks(settings=settings)
     async with owner.lifespan():
         token = read_keys(store)["QSTASH_TOKEN"]
@@ -193,7 +196,9 @@ async def test_a_port_that_is_taken_is_one_clear_error_and_the_file_is_given_up(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", listen=("127.0.0.1", port))
+        settings = Settings(
+            broker=f"sqlite:///{store}", durability="relaxed", listen=("127.0.0.1", port), batch=BATCH
+        )
 
         with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"):
             async with QTasks(settings=settings).lifespan():

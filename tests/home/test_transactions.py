@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from qtasks import ArgumentsError, ConfigurationError, QTasks, Queue, RequestError, ResultError, Settings
 from qtasks.broker.relay import LONGEST_WAIT_MS
 from qtasks.home.stores import open_postgres
+from tests.support import BATCH
 from tests.support.homes import SECRET, SOON_S, until
 from tests.support.postgres import Postgres
 from tests.support.transactions import ON_POSTGRES, Story
@@ -29,7 +30,7 @@ class Shop:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.tasks = QTasks(name="shop", settings=Settings(broker=url, secrets=(SECRET,)))
+        self.tasks = QTasks(name="shop", settings=Settings(broker=url, secrets=(SECRET,), batch=BATCH))
         self.seen: list[int] = []
         self.note = self.tasks.task(name="note", queue="line")(self._make())
 
@@ -188,7 +189,7 @@ async def test_row_factories_of_the_caller_do_not_matter(shop: Shop, database: s
 
 async def test_calls_run_in_the_order_in_which_a_transaction_made_them(postgres: Postgres) -> None:
     seen: list[int] = []
-    settings = Settings(broker=postgres.new_store(), secrets=(SECRET,))
+    settings = Settings(broker=postgres.new_store(), secrets=(SECRET,), batch=BATCH)
     tasks = QTasks(name="shop", queues={"line": Queue(ordered=True, parallelism=1)}, settings=settings)
 
     @tasks.task(queue="line")
@@ -297,7 +298,7 @@ async def test_what_is_no_connection_is_refused(shop: Shop) -> None:
 
 async def test_a_call_of_another_app_is_taken_in_for_that_app(shop: Shop, database: str) -> None:
     other = Shop(shop.url)
-    other.tasks = QTasks(name="mail", settings=Settings(broker=shop.url, secrets=(SECRET,)))
+    other.tasks = QTasks(name="mail", settings=Settings(broker=shop.url, secrets=(SECRET,), batch=BATCH))
     note = other.tasks.task(name="note")(other._make())
     with closing(psycopg.connect(database)) as connection:
         await asyncio.to_thread(note.delay_in, connection, 1)

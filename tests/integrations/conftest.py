@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import quiet_environment
+
 
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("QTASKS_", "QSTASH_")):
-            monkeypatch.delenv(name)
+    quiet_environment(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from qtasks import QTasks, Settings
 from qtasks.broker.config import BrokerConfig, strict_config
+from tests.support import BATCH
 from tests.support.homes import (
     SECRET,
     embedded,
@@ -72,7 +73,7 @@ async def in_hosted(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
 @asynccontextmanager
 async def in_postgres(store: Path, **arguments: Any) -> AsyncIterator[QTasks]:
     """Run an app that is a node of a broker on PostgreSQL."""
-    settings = Settings(broker=require_postgres().new_store(), secrets=(SECRET,))
+    settings = Settings(broker=require_postgres().new_store(), secrets=(SECRET,), batch=BATCH)
     tasks = QTasks(settings=settings, **arguments)
     async with tasks.lifespan():
         yield tasks

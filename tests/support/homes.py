@@ -21,6 +21,7 @@ from qtasks.home.listener import Listener
 from qtasks.home.ownership import owner_socket
 from qtasks.home.ports import bind_port
 from qtasks.home.server import Server, ServerSetup
+from tests.support import BATCH
 from tests.support.api import read_keys
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ SECRET = "2718281828459045235360287471352662497757"
 
 def embedded(store: Path, *, public_url: str | None = None, **arguments: Any) -> QTasks:
     """Make an app on this file, untouched by the environment. The machine is not switched off meanwhile."""
-    settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", public_url=public_url)
+    settings = Settings(broker=f"sqlite:///{store}", durability="relaxed", public_url=public_url, batch=BATCH)
     return QTasks(settings=settings, **arguments)
 
 
@@ -57,7 +58,9 @@ def keys_of(store: Path) -> Path:
 
 def remote_settings(url: str, public_url: str | None = "http://127.0.0.1:9/qtasks") -> Settings:
     """Settings of an app whose broker is elsewhere, with nothing missing."""
-    return Settings(broker=url, token=TOKEN, signing_keys=KEYS, secrets=(SECRET,), public_url=public_url)
+    return Settings(
+        broker=url, token=TOKEN, signing_keys=KEYS, secrets=(SECRET,), public_url=public_url, batch=BATCH
+    )
 
 
 def server_setup(store: Path, **changes: Any) -> ServerSetup:

@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from tests.support import ROOT
+from tests.support import BATCH, BATCH_ENV, ROOT
 from tests.support.api import BrokerApi, owner_api, read_keys
 from tests.support.waiting import PATIENCE_S, eventually
 
@@ -237,7 +237,7 @@ class Processes:
         return self._keep(Process(self._name("python"), command, self.folder, settings))
 
     def remote_app(
-        self, broker: BrokerProcess, port: int | None = None, options: Sequence[str] = (), batch: int = 100
+        self, broker: BrokerProcess, port: int | None = None, options: Sequence[str] = (), batch: int = BATCH
     ) -> AppProcess:
         """Start the app with a standalone broker, at a free port or this one, and wait until it is up.
 
@@ -292,10 +292,15 @@ def free_port() -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """Give this process's environment without what would configure qtasks; it can import the app."""
+    """Give this process's environment without what would configure qtasks, but for how this run has calls
+    handed over; it can import the app."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("QTASKS_", "QSTASH_", "PYTHON"))
     }
-    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(APP_FOLDER)]), "PYTHONUNBUFFERED": "1"}
+    return (
+        kept
+        | BATCH_ENV
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(APP_FOLDER)]), "PYTHONUNBUFFERED": "1"}
+    )

@@ -38,7 +38,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 NEW_SECRET = "python -c 'import secrets; print(secrets.token_hex(32))'"
 ODD = "\"' \t\r\n"
 USED_BY = {
-    "QTASKS_BATCH": (HomeKind.HTTP,),
+    "QTASKS_BATCH": (HomeKind.SQLITE, HomeKind.POSTGRES, HomeKind.HTTP),
     "QTASKS_DURABILITY": (HomeKind.SQLITE,),
     "QTASKS_LISTEN": (HomeKind.SQLITE, HomeKind.POSTGRES),
     "QTASKS_QSTASH_PLAN": (HomeKind.HOSTED,),
