@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from qtasks.errors import (
     ConfigurationError,
@@ -48,8 +48,8 @@ class Place:
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read `postgresql://…?schema=name&pooler=on`; raises `ConfigurationError`."""
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        address, _, query = url.partition("?")  # put together again as it was: libpq's `///` has no host
+        pairs = parse_qsl(query, keep_blank_values=True)
         ours = {name: value for name, value in pairs if name in _OURS}
         schema = ours.get("schema", DEFAULT_SCHEMA)
         if not schema.isascii() or not schema.isidentifier() or schema != schema.lower() or len(schema) > 48:
@@ -60,8 +60,7 @@ class Place:
             raise ConfigurationError(f"pooler={ours['pooler']!r} is not possible; it is on or off")
         kept = [(name, value) for name, value in pairs if name not in _OURS]
         rest = urlencode(kept, quote_via=quote)  # libpq takes no + for a space
-        conninfo = urlunsplit(parts._replace(query=rest))
-        return cls(conninfo, schema, ours.get("pooler") == "on")
+        return cls(f"{address}?{rest}" if rest else address, schema, ours.get("pooler") == "on")
 
     def __str__(self) -> str:
         parts = urlsplit(self.conninfo)
