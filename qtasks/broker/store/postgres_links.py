@@ -77,36 +77,40 @@ class Place:
         """Where nodes tell each other that there is work."""
         return f"qtasks_{self.schema}"
 
-    def begin_writing(self, node: str | None = None) -> bytes:
-        """Begin a transaction that writes, in one round trip, and wait for its turn.
+    def begin_writing(self, node: str | None = None) -> tuple[bytes, ...]:
+        """Give what begins a transaction that writes, after BEGIN: it waits for its turn.
 
         With it `node`, if any takes part, says that it lives: one that was counted as dead and comes back
         owns nothing that others could take from it before that is known.
         """
-        turn = f"SELECT pg_advisory_xact_lock({self.lock}){'' if node is None else self._stay(node)}"
-        return f"BEGIN; {self._settings_again}{turn}".encode()
+        turn = f"SELECT pg_advisory_xact_lock({self.lock})"
+        rest = self._settings_again, turn, "" if node is None else self._stay(node)
+        return tuple(each.encode() for each in rest if each)
 
     @property
     def settings(self) -> bytes:
         """Set up a connection for the store's transactions."""
-        return self._settings("SET").encode()
+        return self._settings(is_local=False).encode()
 
     @property
     def _settings_again(self) -> str:
         """A pooler hands each transaction another connection, set up for who knows what."""
-        return self._settings("SET LOCAL") if self.has_pooler else ""
+        return self._settings(is_local=True) if self.has_pooler else ""
 
-    def _settings(self, verb: str) -> str:
-        plans = "".join(f"{verb} {each} TO off; " for each in _PLANS)
-        return (
-            f"{verb} search_path TO {self.schema}; {plans}{verb} lock_timeout TO {BUSY_MS}; "
-            f"{verb} idle_in_transaction_session_timeout TO {IDLE_MS}; "
-        )
+    def _settings(self, *, is_local: bool) -> str:
+        values = {
+            "search_path": self.schema,
+            **dict.fromkeys(_PLANS, "off"),
+            "lock_timeout": str(BUSY_MS),
+            "idle_in_transaction_session_timeout": str(IDLE_MS),
+        }
+        each = (f"set_config('{name}', '{value}', {is_local})" for name, value in values.items())
+        return f"SELECT {', '.join(each)}"
 
     def _stay(self, node: str) -> str:
         name = node.replace("'", "''")
         return (
-            f"; INSERT INTO nodes (id, seen_at) SELECT '{name}', {NOW} WHERE NOT EXISTS "
+            f"INSERT INTO nodes (id, seen_at) SELECT '{name}', {NOW} WHERE NOT EXISTS "
             f"(SELECT 1 FROM nodes WHERE id = '{name}' AND seen_at > {NOW} - {STALE_MS}) "
             "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at"
         )
@@ -115,12 +119,13 @@ class Place:
     def begin_reading(self) -> bytes:
         """Begin a transaction that reads one snapshot."""
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        return f"{begin}; {self._settings_again}SET LOCAL statement_timeout TO {STATEMENT_MS}".encode()
+        parts = begin, self._settings_again, f"SET LOCAL statement_timeout TO {STATEMENT_MS}"
+        return "; ".join(each for each in parts if each).encode()
 
     @property
-    def notify_and_commit(self) -> bytes:
-        """Commit, and wake all nodes."""
-        return f"NOTIFY {self.channel}; COMMIT".encode()
+    def notify(self) -> bytes:
+        """Wake all nodes once the transaction is committed."""
+        return f"NOTIFY {self.channel}".encode()
 
 
 def link(place: Place) -> psycopg.Connection[Any]:
