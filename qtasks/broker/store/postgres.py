@@ -188,7 +188,7 @@ class PostgresDatabase:
 
     def _together(self, group: Sequence[Ticket]) -> None:
         while not self._has_committed(group):
-            pass  # it has done nothing wrong: what was lost was idle, or what failed was an errand
+            pass  # it has done nothing wrong: what was lost was idle, or what failed was an errand's
 
     def _has_committed(self, group: Sequence[Ticket]) -> bool:
         """Try to commit a group; False if it is to be done anew, at most once for each reason."""
@@ -233,9 +233,9 @@ class PostgresDatabase:
     def _new_writer(self) -> Pipeline:
         """Connect to whichever server writes now: after a failover that is another one."""
         connection = store_link(self.place)
-        from qtasks.broker.store.postgres_pipeline import Pipeline
-
         try:
+            from qtasks.broker.store.postgres_pipeline import Pipeline
+
             self._look_for_risks(connection)
             return Pipeline(connection, prepares=not self.place.has_pooler)
         except BaseException as error:

@@ -57,6 +57,7 @@ class Pipeline:
         self._dumping = Transformer(connection)
         self._loading = Transformer(connection)
         self._seen: dict[tuple[bytes, tuple[int, ...]], int] = {}
+        """How often each statement came with parameters of which types, until it was prepared."""
         self._names: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         self._prepares = prepares
         self._sent = 0
@@ -107,10 +108,13 @@ class Pipeline:
         """Give the name of a prepared statement; prepares it if it is worth it."""
         key = text, types
         name = self._names.get(key)
-        if name is None and self._prepares and len(self._names) < PREPARED:
+        if name is None and self._prepares:
+            if len(self._seen) >= PREPARED:  # begin again: those that come often are soon back
+                self.tell(b"DEALLOCATE ALL")
+                self._seen.clear()
+                self._names.clear()
             seen = self._seen[key] = self._seen.get(key, 0) + 1
             if seen > OFTEN:
-                del self._seen[key]
                 name = self._names[key] = f"qtasks_{len(self._names)}".encode()
                 self._pg.send_prepare(name, text, types)
                 self._sent += 1
