@@ -211,7 +211,8 @@ class Dispatcher:
             self._answer(claim, lost)
 
     def _answer(self, claim: Claim, reply: Reply) -> None:
-        self.slots.standings.end(claim, reply)
+        if claim.app is None:
+            self.slots.standings.end(claim, reply)
         if self._database.failure is not None:
             self._forget(claim)
         elif claim.lease in self._in_flight:  # not handed back meanwhile
@@ -337,6 +338,8 @@ class Dispatcher:
 
     async def _idle(self, claimed: Claimed) -> Claimed | None:
         """Wait until there is something to claim, or to give what was claimed for us meanwhile."""
+        if self._stopping.is_set():
+            return None
         if len(self._in_flight) >= self.slots.window:
             await self._until_freed()
             return None
@@ -344,8 +347,7 @@ class Dispatcher:
             return None
         if not self._is_unsure and self.slots.held(len(self._in_flight)) is None:
             self._errand = Errand(self._claim_along())
-        changed = self._database.changed(self._wait_ms(claimed.next_due_at), self._errand)
-        await self._first(changed, self._freed.wait())
+        await self._database.changed(self._wait_ms(claimed.next_due_at), self._errand, self._freed)
         return await self._take_up()
 
     def _claim_along(self) -> Callable[[Session], Claimed | None]:
@@ -414,7 +416,7 @@ class Dispatcher:
     def _give_up(self, error: BrokerError) -> None:
         """Stop for good: nothing that is done now could be recorded (promise P04)."""
         log.critical("the store failed; nothing more is delivered", extra={"reason": str(error)})
-        self._stopping.set()
+        self.stop_claiming()
         answers, self._answers = self._answers, []
         for claim, _ in answers:
             self._forget(claim)
@@ -427,6 +429,7 @@ class Dispatcher:
     def stop_claiming(self) -> None:
         """Start nothing more; what is in flight goes on."""
         self._stopping.set()
+        self._freed.set()
 
     async def drain(self, grace_ms: int) -> int:
         """Let deliveries in flight finish for up to `grace_ms`, hand back the rest; say how many."""

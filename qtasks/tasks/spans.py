@@ -64,6 +64,8 @@ class Spans:
         return self._attempt(envelope, attributes)
 
     def trace(self) -> Trace | None:
+        if trace.get_current_span() is trace.INVALID_SPAN:
+            return self._untraced.trace()
         carrier: dict[str, str] = {}
         W3C.inject(carrier)
         if not carrier:

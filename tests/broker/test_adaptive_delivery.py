@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -151,9 +150,9 @@ def test_queues_take_turns_at_a_destination_that_is_held_back() -> None:
     play(story, lambda: site(destination))
 
 
-@pytest.mark.parametrize("ill", [{"is_down": True}, {"capacity": 0, "refusal": OVERLOADED}])
-def test_others_in_the_same_queue_get_past_what_is_held_back(ill: dict[str, Any]) -> None:
-    destination, other = Destination(**{"capacity": 1000} | ill), Destination(1000, takes_ms=5)
+@pytest.mark.parametrize("is_down", [True, False])
+def test_others_in_the_same_queue_get_past_what_is_held_back(is_down: bool) -> None:
+    destination, other = Destination(0, refusal=OVERLOADED, is_down=is_down), Destination(1000, takes_ms=5)
 
     async def story(site: Site) -> None:
         site.send(HOOK, 3000, max_retries=20)

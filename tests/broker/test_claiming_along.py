@@ -28,10 +28,10 @@ class Idling:
         changed: Any = self._wait
         rig.database.changed = changed  # type: ignore[method-assign]
 
-    async def _wait(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
+    async def _wait(self, *how: Any) -> None:
         self._stands = True
         try:
-            await self._changed(wait_ms, errand)
+            await self._changed(*how)
         finally:
             self._stands = False
 

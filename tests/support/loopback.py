@@ -8,7 +8,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Self
 
-DRIP_S = 0.1
+DRIP_S = 0.5
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"

@@ -208,8 +208,10 @@ class UnsteadyDatabase:
         await self._travel()
         return self.look(work)
 
-    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
-        await self.changes.wait(wait_ms, errand)
+    async def changed(
+        self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
+    ) -> None:
+        await self.changes.wait(wait_ms, errand, wake)
         await self._weather.awake.wait()
 
     def lead(self, clock: Clock) -> Clock:

@@ -76,12 +76,14 @@ class Changes:
             errand, self._errand = self._errand, None
             return errand if errand is not None and not self._told and errand.begin() else None
 
-    async def wait(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
-        """Return when it has been said since the last time, or after `wait_ms`.
+    async def wait(
+        self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
+    ) -> None:
+        """Return when it has been said since the last time, when `wake` is set, or after `wait_ms`.
 
-        The errand stands for as long, and is not done twice.
+        The errand stands for as long, and is not done twice. News set the event, too.
         """
-        event = asyncio.Event()
+        event = asyncio.Event() if wake is None else wake
         with self._lock:
             if self._told:
                 self._told = False

@@ -75,15 +75,19 @@ def claim(
             is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)
         queues.rejoin(session, queue, has_more=has_more, is_full=is_full, wake_at=wake_at)
         claims.extend(taken)
-    upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
-    next_due_at = min((row[0] for row in upcoming if row), default=None)
     return Claimed(
         claims,
-        next_due_at,
+        _next_due_at(session),
         ended,
         is_all=len(claims) < slots and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended,
         turned_away=() if rooms is None else rooms.turned_away,
     )
+
+
+def _next_due_at(session: Session) -> int | None:
+    """Say when the next message or queue that waits for its instant falls due."""
+    upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
+    return min((row[0] for row in upcoming if row), default=None)
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:

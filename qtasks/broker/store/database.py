@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from qtasks.clock import Clock
 
 if TYPE_CHECKING:
+    import asyncio
+
     from qtasks.broker.store.changes import Errand
     from qtasks.broker.store.outbox import Outbox
 
@@ -102,10 +104,12 @@ class Database(Protocol):
         """Do what `look` does, off the event loop."""
         ...
 
-    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
-        """Return when somebody has committed work to dispatch, or after `wait_ms`.
+    async def changed(
+        self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
+    ) -> None:
+        """Return when somebody has committed work, when `wake` is set (as news do), or after `wait_ms`.
 
-        If it was announced in this process, the errand may have been done along.
+        If the work was announced in this process, the errand may have been done along.
         """
         ...
 

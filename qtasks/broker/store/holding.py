@@ -99,8 +99,24 @@ def look_ahead(
 
     An ordered queue ends at the first that may not.
     """
-    wanted = {"queue": queue.id, "app": app, "count": count if queue.ordered else LOOK}
-    rows = session.all("claim_ahead", wanted)
+    wanted = {"queue": queue.id, "app": app}
+    rows = session.all("claim_ahead", {**wanted, "count": count})
+    allowed, held = _sort_out(rows, queue, rooms, count=count, skips=skips)
+    if held and not queue.ordered and len(rows) == count < LOOK:
+        rows = session.all("claim_ahead", {**wanted, "count": LOOK})
+        others = _sort_out(rows[count:], queue, rooms, count=count - len(allowed), skips=skips)
+        allowed, held = allowed + others[0], held + others[1]
+    moved: set[int] = set()
+    if not queue.ordered and len(rows) >= LOOK and len(allowed) < count and rooms.may_put_back:
+        moved = _put_back(session, held, now)
+    held_by = rooms.place_of(held[0]) if held and len(allowed) < count else None
+    return Ahead(frozenset(allowed), _depth(rows, allowed, moved), held_by)
+
+
+def _sort_out(
+    rows: Sequence[Row], queue: QueueRow, rooms: Rooms, *, count: int, skips: bool
+) -> tuple[list[int], list[Row]]:
+    """Give which of the messages may start, up to `count`, and which of those before have no room."""
     allowed: list[int] = []
     held: list[Row] = []
     for row in rows:
@@ -112,11 +128,7 @@ def look_ahead(
             allowed.append(row[SEQ])
         else:
             held.append(row)
-    moved: set[int] = set()
-    if not queue.ordered and len(rows) == LOOK and len(allowed) < count and rooms.may_put_back:
-        moved = _put_back(session, held, now)
-    held_by = rooms.place_of(held[0]) if held and len(allowed) < count else None
-    return Ahead(frozenset(allowed), _depth(rows, allowed, moved), held_by)
+    return allowed, held
 
 
 def _put_back(session: Session, held: Sequence[Row], now: int) -> set[int]:

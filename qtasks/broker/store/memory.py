@@ -6,6 +6,7 @@ what it accepts never runs on it.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -71,8 +72,12 @@ class MemoryDatabase:
     def leave(self) -> None:
         """Take part no more."""
 
-    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
-        await self._changes.wait(wait_ms)  # without the errand: works run on one thread, and share nothing
+    async def changed(
+        self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
+    ) -> None:
+        await self._changes.wait(
+            wait_ms, wake=wake
+        )  # without the errand: works run on one thread, and share nothing
 
     def close(self) -> None:
         with self._lock:

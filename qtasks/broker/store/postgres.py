@@ -102,8 +102,10 @@ class PostgresDatabase:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
-    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
-        await self._changes.wait(self._patience(wait_ms), errand)
+    async def changed(
+        self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
+    ) -> None:
+        await self._changes.wait(self._patience(wait_ms), errand, wake)
 
     def lead(self, clock: Clock) -> Clock:
         """Give a clock that shows the database's time (promise P16)."""

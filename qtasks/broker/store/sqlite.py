@@ -142,8 +142,10 @@ class SqliteDatabase:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
-    async def changed(self, wait_ms: int, errand: Errand[Any] | None = None) -> None:
-        await self._changes.wait(wait_ms, errand)
+    async def changed(
+        self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
+    ) -> None:
+        await self._changes.wait(wait_ms, errand, wake)
 
     def lead(self, clock: Clock) -> Clock:
         return clock
