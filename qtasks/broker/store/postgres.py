@@ -229,7 +229,7 @@ class PostgresDatabase:
 
         writer.tell(b"BEGIN")
         for text in self.place.begin_writing(self.presence.node):
-            writer.send(Query(text), {})
+            writer.send(Query(text), [{}])
         return WritingSession(writer, pipelined_queries())
 
     def _new_writer(self) -> Pipeline:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.pq.abc import PGresult
 
-FULL_BYTES = 32_768
-"""So much is not left to go out with what comes next: libpq would send a part of it."""
+FULL_BYTES = 6_000
+"""So much is not left to go out with what comes next: of 8 KiB and more libpq sends a part by itself."""
+FRAME_BYTES, VALUE_BYTES = 64, 12
+"""What the protocol adds to a statement, and to each of its values, at most."""
 OFTEN = 5
 """A statement is prepared when it comes once more."""
 FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
@@ -65,9 +67,10 @@ class Pipeline:
         self.was_idle = False
         """Whether it has answered nothing since it was idle: if it was lost then, nothing was by that."""
 
-    def send(self, query: Query, params: Params) -> None:
-        """Have a statement done; does not wait unless much is to be sent."""
-        self._send(query, params)
+    def send(self, query: Query, rows: Sequence[Params]) -> None:
+        """Have a statement done with each of these parameters; does not wait unless much is to be sent."""
+        for each in rows:
+            self._send(query, each)
         if self._bytes > FULL_BYTES:
             self.wait()
 
@@ -94,15 +97,18 @@ class Pipeline:
         name = self._name(query.text, types)
         if name is None:
             self._pg.send_query_params(query.text, values, types, formats, Format.BINARY)
+            self._bytes += len(query.text)
         else:
             self._pg.send_query_prepared(name, values, formats, Format.BINARY)
         self._sent += 1
+        self._bytes += FRAME_BYTES + VALUE_BYTES * len(values)
         self._bytes += sum([len(each) for each in values if each is not None])
 
     def tell(self, text: bytes) -> None:
         """Have a statement done that has no parameters and is not worth preparing."""
         self._pg.send_query_params(text, None)
         self._sent += 1
+        self._bytes += FRAME_BYTES + len(text)
 
     def _name(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
         """Give the name of a prepared statement; prepares it if it is worth it."""
@@ -118,6 +124,7 @@ class Pipeline:
                 name = self._names[key] = f"qtasks_{len(self._names)}".encode()
                 self._pg.send_prepare(name, text, types)
                 self._sent += 1
+                self._bytes += FRAME_BYTES + len(text)
         return name
 
     def wait(self) -> PGresult | None:

@@ -61,10 +61,9 @@ class WritingSession:
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
         at_once = self._queries.get(f"{query}_many")
         if at_once is not None and len(rows) > 1:
-            self._pipeline.send(at_once, {name: [row[name] for row in rows] for name in rows[0]})
-            return
-        for row in rows:
-            self._pipeline.send(self._queries[query], row)
+            self._pipeline.send(at_once, [{name: [row[name] for row in rows] for name in rows[0]}])
+        else:
+            self._pipeline.send(self._queries[query], rows)
 
     update_many = insert_many
     delete_many = insert_many

@@ -165,15 +165,16 @@ def test_what_was_sent_on_a_connection_that_is_lost_in_the_middle_is_not_stored(
     assert names(store) == []
 
 
-@pytest.mark.parametrize("size", [1, postgres_pipeline.FULL_BYTES, 10 * postgres_pipeline.FULL_BYTES])
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (1, 9_000), (1, 500_000), (4, 3_000), (300, 1)])
 def test_the_server_never_waits_in_the_middle_of_what_was_sent(
-    database: PostgresDatabase, store: Verbs, size: int
+    database: PostgresDatabase, count: int, size: int
 ) -> None:
     """There it would end no transaction of a node that has stopped, and the lock would be held for good."""
 
     def states(session: Session) -> list[str]:
         session.one("identity", {})
-        session.insert_many("log_insert", [{**LOG_ROW, "body": bytes(size)}])
+        for epoch in range(count):
+            session.insert_many("log_insert", [{**LOG_ROW, "epoch": epoch, "body": bytes(size)}])
         with link(database.place) as connection:
             rows = connection.execute(
                 f"SELECT state FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE l.granted "
