@@ -96,7 +96,7 @@ def promote(session: Session, now: int, count: int = 1000) -> None:
     if due:
         session.update_many("pending_promote", [{"seq": row[0], "ordered": row[2]} for row in due])
         queues.freed(session, {row[1] for row in due})
-    session.run("queue_wake", {"now": now})
+    session.update_many("queue_wake", [{"now": now}])
 
 
 def _queues_to_visit(session: Session, first: Collection[int]) -> Iterator[queues.QueueRow]:
@@ -234,8 +234,8 @@ def _lease(session: Session, taken: Sequence[Claim], node: str) -> None:
     alike: dict[tuple[int, int], list[int]] = {}
     for each in taken:
         alike.setdefault((each.lease_until, each.started_at), []).append(each.seq)
-    for (until, started_at), seqs in alike.items():
-        session.run(
-            "pending_lease",
-            {"owner": node, "until": until, "now": started_at, "seqs": orjson.dumps(seqs).decode()},
-        )
+    rows = [
+        {"owner": node, "until": until, "now": started_at, "seqs": orjson.dumps(seqs).decode()}
+        for (until, started_at), seqs in alike.items()
+    ]
+    session.update_many("pending_lease", rows)

@@ -39,11 +39,11 @@ class Session(Protocol):
         ...
 
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
-        """Insert all rows, in order."""
+        """Insert all rows, in order. That it failed may be told by a later call, or by the commit."""
         ...
 
     def update_many(self, query: str, rows: Sequence[Params]) -> None:
-        """Run one update for each set of parameters."""
+        """Run one update for each set of parameters; whoever need not know how many rows spares a wait."""
         ...
 
     def delete_many(self, query: str, rows: Sequence[Params]) -> None:

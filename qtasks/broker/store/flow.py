@@ -62,7 +62,8 @@ def left_in_window(queue: QueueRow, now: int) -> int:
 def spend(session: Session, queue: QueueRow, count: int, now: int) -> None:
     """Count starts in the window."""
     window = window_of(queue, now)
-    session.run("queue_spend", {"id": queue.id, "window_at": window.at, "count": window.count + count})
+    row = {"id": queue.id, "window_at": window.at, "count": window.count + count}
+    session.update_many("queue_spend", [row])
 
 
 def configure(session: Session, spec: FlowSpec, now: int) -> QueueRow:

@@ -17,62 +17,29 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtasks.broker.store.changes import Changes, Errand
-from qtasks.broker.store.database import Params, Row, Work
+from qtasks.broker.store.database import Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate_postgres import migrate_postgres
 from qtasks.broker.store.outbox import WORD, Outbox
 from qtasks.broker.store.postgres_checks import find_risks
 from qtasks.broker.store.postgres_links import Place, link, meaning_of, store_link
+from qtasks.broker.store.postgres_sessions import ReadingSession, WritingSession
 from qtasks.broker.store.presence import Presence
 from qtasks.broker.store.queries import load_queries
 from qtasks.clock import Clock
-from qtasks.errors import BrokerFailed, StoreError
+from qtasks.errors import BrokerFailed, StoreError, StoreUnreachable
 from qtasks.sql_texts import PARAMETER
 
 if TYPE_CHECKING:
     import psycopg
+
+    from qtasks.broker.store.postgres_pipeline import Pipeline
 
 T = TypeVar("T")
 
 log = logging.getLogger("qtasks.store")
 
 READERS = 2
-
-
-class PostgresSession:
-    """A `Session` on one connection."""
-
-    def __init__(self, connection: psycopg.Connection[Any], queries: dict[str, str]) -> None:
-        self._cursor = connection.cursor(binary=True)
-        self._queries = queries
-        self.announced = False
-
-    def one(self, query: str, params: Params) -> Row | None:
-        row: Row | None = self._cursor.execute(self._queries[query].encode(), params).fetchone()
-        return row
-
-    def all(self, query: str, params: Params) -> list[Row]:
-        return self._cursor.execute(self._queries[query].encode(), params).fetchall()
-
-    def run(self, query: str, params: Params) -> int:
-        return self._cursor.execute(self._queries[query].encode(), params).rowcount
-
-    def insert_many(self, query: str, rows: Sequence[Params]) -> None:
-        if len(rows) == 1:
-            self._cursor.execute(self._queries[query].encode(), rows[0])
-            return
-        at_once = self._queries.get(f"{query}_many")
-        if at_once is not None and rows:
-            columns = {name: [row[name] for row in rows] for name in rows[0]}
-            self._cursor.execute(at_once.encode(), columns)
-        elif rows:
-            self._cursor.executemany(self._queries[query].encode(), rows)
-
-    update_many = insert_many
-    delete_many = insert_many
-
-    def announce(self) -> None:
-        self.announced = True
 
 
 class PostgresDatabase:
@@ -95,7 +62,7 @@ class PostgresDatabase:
             migrate_postgres(connection, self.place)
             self._look_for_risks(connection)
         self._group = Group(self._commit)
-        self._writer: psycopg.Connection[Any] | None = None
+        self._writer: Pipeline | None = None
         self._readers: list[psycopg.Connection[Any]] = []
         self._reading = threading.Semaphore(READERS)
         self._executor = ThreadPoolExecutor(READERS + 1, thread_name_prefix="qtasks-store")
@@ -119,7 +86,7 @@ class PostgresDatabase:
         with self._reading:
             connection = self._begin_reading()
             try:
-                result = work(PostgresSession(connection, self._queries))
+                result = work(ReadingSession(connection, self._queries))
                 connection.execute(b"COMMIT")
             except BaseException as error:
                 self._give_back(connection, is_good=_roll_back(connection))
@@ -155,9 +122,10 @@ class PostgresDatabase:
         self.presence.close(self._wake_up)
         with suppress(BrokerFailed):
             self.run(lambda session: self._fail("it is closed"))
-        for each in (self._writer, *self._readers):
-            if each is not None:
-                each.close()
+        if self._writer is not None:
+            self._writer.close()
+        for each in self._readers:
+            each.close()
 
     def _patience(self, wait_ms: int) -> int:
         """Say how long news may be waited for: if they are not heard, it is time to look before."""
@@ -173,21 +141,13 @@ class PostgresDatabase:
             self.run(lambda session: session.announce())
 
     def _begin_reading(self) -> psycopg.Connection[Any]:
-        begin = self.place.begin_reading
-        connection = self._begun(self._readers.pop(), begin) if self._readers else None
-        return connection or self._newly_begun(store_link, begin)
+        connection = self._begun(self._readers.pop()) if self._readers else None
+        return connection or self._newly_begun()
 
-    def _begin_writing(self) -> psycopg.Connection[Any]:
-        begin = self.place.begin_writing(self.presence.node)
-        writer = self._writer = self._writer and self._begun(self._writer, begin)
-        if writer is None:
-            writer = self._writer = self._newly_begun(self._new_writer, begin)
-        return writer
-
-    def _begun(self, connection: psycopg.Connection[Any], begin: bytes) -> psycopg.Connection[Any] | None:
+    def _begun(self, connection: psycopg.Connection[Any]) -> psycopg.Connection[Any] | None:
         """Begin on a connection that was idle; None if it was lost meanwhile, as nothing is lost by that."""
         try:
-            connection.execute(begin)
+            connection.execute(self.place.begin_reading)
         except BaseException as error:
             if connection.closed:
                 log.info("an idle connection was lost", extra={"reason": str(error).strip()})
@@ -196,12 +156,10 @@ class PostgresDatabase:
             raise _translated(error, self.place) from error
         return connection
 
-    def _newly_begun(
-        self, make: Callable[[Place], psycopg.Connection[Any]], begin: bytes
-    ) -> psycopg.Connection[Any]:
-        connection = make(self.place)
+    def _newly_begun(self) -> psycopg.Connection[Any]:
+        connection = store_link(self.place)
         try:
-            connection.execute(begin)
+            connection.execute(self.place.begin_reading)
         except BaseException as error:
             connection.close()
             raise _translated(error, self.place) from error
@@ -231,38 +189,60 @@ class PostgresDatabase:
                 self._commit([ticket])
 
     def _together(self, group: Sequence[Ticket]) -> None:
+        while not self._has_committed(group):
+            pass  # it has done nothing wrong: what was lost was idle, or what failed was an errand's
+
+    def _has_committed(self, group: Sequence[Ticket]) -> bool:
+        """Try to commit a group; False if it is to be done anew, at most once for each reason."""
         errand: Errand[Any] | None = None
+        writer = self._writer = self._writer or self._new_writer()
         try:
-            writer = self._begin_writing()
-            session = PostgresSession(writer, self._queries)
+            session = self._begin_writing(writer)
             for ticket in do_together(session, group) if len(group) > 1 else group:
                 ticket.result = ticket.work(session)
+            writer.make_sure()
             errand = self._changes.take() if session.announced else None
             if errand is not None:
                 errand.perform(session)
-            writer.execute(self.place.notify_and_commit if session.announced else b"COMMIT")
+            writer.commit(self.place.notify if session.announced else None)
         except BaseException as error:
-            if self._writer is not None and not _roll_back(self._writer):
-                self._writer.close()
+            meaning, was_idle = _translated(error, self.place), writer.was_idle
+            if not writer.roll_back(after=error):
                 self._writer = None
-            meaning = _translated(error, self.place)
             if errand is not None:
                 errand.end(meaning)
                 if isinstance(meaning, Exception) and not isinstance(meaning, StoreError | BrokerFailed):
                     log.exception("what was to be done along failed")
-                    self._together(group)  # which has done nothing wrong
-                    return
+                    return False
+            if was_idle and meaning is not error and isinstance(meaning, StoreUnreachable):
+                log.info("an idle connection was lost", extra={"reason": str(error).strip()})
+                return False
             raise meaning from error
         if errand is not None:
             errand.end()
         if session.announced:
             self._changes.tell()
+        return True
 
-    def _new_writer(self, place: Place) -> psycopg.Connection[Any]:
+    def _begin_writing(self, writer: Pipeline) -> WritingSession:
+        from qtasks.broker.store.postgres_pipeline import Query, pipelined_queries
+
+        writer.tell(b"BEGIN")
+        for text in self.place.begin_writing(self.presence.node):
+            writer.send(Query(text), [{}])
+        return WritingSession(writer, pipelined_queries())
+
+    def _new_writer(self) -> Pipeline:
         """Connect to whichever server writes now: after a failover that is another one."""
-        writer = store_link(place)
-        self._look_for_risks(writer)
-        return writer
+        connection = store_link(self.place)
+        try:
+            from qtasks.broker.store.postgres_pipeline import Pipeline
+
+            self._look_for_risks(connection)
+            return Pipeline(connection, prepares=not self.place.has_pooler)
+        except BaseException as error:
+            connection.close()
+            raise _translated(error, self.place) from error
 
     def _look_for_risks(self, connection: psycopg.Connection[Any]) -> None:
         risks = find_risks(connection)
@@ -286,15 +266,12 @@ def postgres_queries() -> dict[str, str]:
     >>> psycopg_text("SELECT :a WHERE x LIKE '%' AND y = CAST(:b AS TEXT)")
     "SELECT %(a)s WHERE x LIKE '%%' AND y = CAST(%(b)s AS TEXT)"
     """
-    return {
-        name: psycopg_text(text, "b" if name.endswith("_many") else "s")
-        for name, text in load_queries("postgres").items()
-    }
+    return {name: psycopg_text(text) for name, text in load_queries("postgres").items()}
 
 
-def psycopg_text(text: str, form: str = "s") -> str:
-    """Write `:name` as `%(name)s`; the form "b" sends it as binary, which spares arrays their text."""
-    return PARAMETER.sub(rf"%(\1){form}", text.replace("%", "%%"))
+def psycopg_text(text: str) -> str:
+    """Write `:name` as `%(name)s`."""
+    return PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
 
 
 def _roll_back(connection: psycopg.Connection[Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from qtasks.errors import (
     ConfigurationError,
@@ -48,8 +48,8 @@ class Place:
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read `postgresql://…?schema=name&pooler=on`; raises `ConfigurationError`."""
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        address, _, query = url.partition("?")  # put together again as it was: libpq's `///` has no host
+        pairs = parse_qsl(query, keep_blank_values=True)
         ours = {name: value for name, value in pairs if name in _OURS}
         schema = ours.get("schema", DEFAULT_SCHEMA)
         if not schema.isascii() or not schema.isidentifier() or schema != schema.lower() or len(schema) > 48:
@@ -60,8 +60,7 @@ class Place:
             raise ConfigurationError(f"pooler={ours['pooler']!r} is not possible; it is on or off")
         kept = [(name, value) for name, value in pairs if name not in _OURS]
         rest = urlencode(kept, quote_via=quote)  # libpq takes no + for a space
-        conninfo = urlunsplit(parts._replace(query=rest))
-        return cls(conninfo, schema, ours.get("pooler") == "on")
+        return cls(f"{address}?{rest}" if rest else address, schema, ours.get("pooler") == "on")
 
     def __str__(self) -> str:
         parts = urlsplit(self.conninfo)
@@ -78,36 +77,40 @@ class Place:
         """Where nodes tell each other that there is work."""
         return f"qtasks_{self.schema}"
 
-    def begin_writing(self, node: str | None = None) -> bytes:
-        """Begin a transaction that writes, in one round trip, and wait for its turn.
+    def begin_writing(self, node: str | None = None) -> tuple[bytes, ...]:
+        """Give what begins a transaction that writes, after BEGIN: it waits for its turn.
 
         With it `node`, if any takes part, says that it lives: one that was counted as dead and comes back
         owns nothing that others could take from it before that is known.
         """
-        turn = f"SELECT pg_advisory_xact_lock({self.lock}){'' if node is None else self._stay(node)}"
-        return f"BEGIN; {self._settings_again}{turn}".encode()
+        turn = f"SELECT pg_advisory_xact_lock({self.lock})"
+        rest = self._settings_again, turn, "" if node is None else self._stay(node)
+        return tuple(each.encode() for each in rest if each)
 
     @property
     def settings(self) -> bytes:
         """Set up a connection for the store's transactions."""
-        return self._settings("SET").encode()
+        return self._settings(is_local=False).encode()
 
     @property
     def _settings_again(self) -> str:
         """A pooler hands each transaction another connection, set up for who knows what."""
-        return self._settings("SET LOCAL") if self.has_pooler else ""
+        return self._settings(is_local=True) if self.has_pooler else ""
 
-    def _settings(self, verb: str) -> str:
-        plans = "".join(f"{verb} {each} TO off; " for each in _PLANS)
-        return (
-            f"{verb} search_path TO {self.schema}; {plans}{verb} lock_timeout TO {BUSY_MS}; "
-            f"{verb} idle_in_transaction_session_timeout TO {IDLE_MS}; "
-        )
+    def _settings(self, *, is_local: bool) -> str:
+        values = {
+            "search_path": self.schema,
+            **dict.fromkeys(_PLANS, "off"),
+            "lock_timeout": str(BUSY_MS),
+            "idle_in_transaction_session_timeout": str(IDLE_MS),
+        }
+        each = (f"set_config('{name}', '{value}', {is_local})" for name, value in values.items())
+        return f"SELECT {', '.join(each)}"
 
     def _stay(self, node: str) -> str:
         name = node.replace("'", "''")
         return (
-            f"; INSERT INTO nodes (id, seen_at) SELECT '{name}', {NOW} WHERE NOT EXISTS "
+            f"INSERT INTO nodes (id, seen_at) SELECT '{name}', {NOW} WHERE NOT EXISTS "
             f"(SELECT 1 FROM nodes WHERE id = '{name}' AND seen_at > {NOW} - {STALE_MS}) "
             "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at"
         )
@@ -116,12 +119,13 @@ class Place:
     def begin_reading(self) -> bytes:
         """Begin a transaction that reads one snapshot."""
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        return f"{begin}; {self._settings_again}SET LOCAL statement_timeout TO {STATEMENT_MS}".encode()
+        parts = begin, self._settings_again, f"SET LOCAL statement_timeout TO {STATEMENT_MS}"
+        return "; ".join(each for each in parts if each).encode()
 
     @property
-    def notify_and_commit(self) -> bytes:
-        """Commit, and wake all nodes."""
-        return f"NOTIFY {self.channel}; COMMIT".encode()
+    def notify(self) -> bytes:
+        """Wake all nodes once the transaction is committed."""
+        return f"NOTIFY {self.channel}".encode()
 
 
 def link(place: Place) -> psycopg.Connection[Any]:

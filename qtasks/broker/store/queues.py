@@ -196,4 +196,4 @@ def rejoin(
 ) -> None:
     """After a claim: send a queue to the end of the line, or out of it; `wake_at` brings it back."""
     query = "queue_rejoin" if has_more else "queue_leave_line"
-    session.run(query, {"id": queue.id, "is_full": int(is_full), "wake_at": wake_at})
+    session.update_many(query, [{"id": queue.id, "is_full": int(is_full), "wake_at": wake_at}])

@@ -73,7 +73,7 @@ def _tell_others(session: Session, recorded: Sequence[Settlement]) -> None:
             enqueue(session, callbacks, each.ended_at)
         claim = each.claim
         if claim.queue and claim.extras.has_callbacks and not isinstance(each.verdict, Again):
-            session.run("pending_keep_slot", {"source": claim.seq, "queue": claim.queue_id})
+            session.update_many("pending_keep_slot", [{"source": claim.seq, "queue": claim.queue_id}])
 
 
 class _Moves:
@@ -114,7 +114,7 @@ class _Moves:
     def make(self, session: Session) -> None:
         """Make all moves."""
         if self._done:
-            session.run("pending_finish", {"seqs": orjson.dumps(self._done).decode()})
+            session.delete_many("pending_finish", [{"seqs": orjson.dumps(self._done).decode()}])
         session.update_many("pending_again", self._again)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from qtasks.broker.store.database import Session
 from qtasks.broker.store.postgres import PostgresDatabase
-from qtasks.broker.store.postgres_links import link
+from qtasks.broker.store.postgres_links import Place, link
 from qtasks.clock import ManualClock
 from qtasks.errors import StoreUnreachable
 from tests.support.postgres import Postgres
@@ -48,4 +48,27 @@ def test_a_write_that_is_lost_in_its_middle_is_told_and_the_next_one_works(postg
         with pytest.raises(StoreUnreachable, match="does not answer"):
             database.run(dies)
         store.enqueue(b"after")
+        assert store.queue("mail").lag == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "conninfo"),
+    [
+        ("postgresql:///db?host=/run/pg", "postgresql:///db?host=%2Frun%2Fpg"),
+        ("postgresql:///db?host=%2Frun%2Fpg&schema=s", "postgresql:///db?host=%2Frun%2Fpg"),
+        ("postgresql://?schema=s", "postgresql://"),
+        ("postgresql://me:p%40ss@a:1,b:2/db?schema=s&pooler=on", "postgresql://me:p%40ss@a:1,b:2/db"),
+    ],
+)
+def test_an_address_is_handed_to_libpq_without_what_is_ours(url: str, conninfo: str) -> None:
+    assert Place.parse(url).conninfo == conninfo
+
+
+def test_a_server_is_reached_by_its_socket_without_a_host(postgres: Postgres) -> None:
+    near = postgres.new_near_store().replace("postgres@", "", 1) + "&user=postgres"
+    assert near.startswith("postgresql:///")
+
+    with closing(PostgresDatabase(near)) as database:
+        store = Verbs(database, ManualClock())
+        store.enqueue(b"here")
         assert store.queue("mail").lag == 1

@@ -1,0 +1,190 @@
+"""The connection that writes to PostgreSQL, in pipeline mode: one round trip for each answer that is needed.
+
+What nobody waits for goes out with what comes next, at once and ending with a sync: were the server left to
+wait in the middle, no timeout of its own would end the transaction of a node that stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from psycopg import Error, OperationalError
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.generators import fetch_many, send
+from psycopg.pq import ExecStatus, Format
+
+from qtasks.broker.store.database import Params, Row
+from qtasks.broker.store.postgres_links import PREPARED
+from qtasks.broker.store.queries import load_queries
+from qtasks.sql_texts import PARAMETER
+from qtasks.values import dataclass
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.pq.abc import PGresult
+
+FULL_BYTES = 6_000
+"""So much is not left to go out with what comes next: of 8 KiB and more libpq sends a part by itself."""
+FRAME_BYTES, VALUE_BYTES = 64, 12
+"""What the protocol adds to a statement, and to each of its values, at most."""
+OFTEN = 5
+"""A statement is prepared when it comes once more."""
+FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text as the protocol has it, the names of its parameters, and how each is to be sent."""
+
+    text: bytes
+    names: Sequence[str] = ()
+    formats: Sequence[PyFormat] = ()
+
+
+class Pipeline:
+    """A connection in pipeline mode. After an error of the database it is of no more use.
+
+    What breaks a statement is raised by the next `wait`. `prepares` says whether the connection is its own
+    beyond a transaction.
+    """
+
+    def __init__(self, connection: Connection[Any], *, prepares: bool) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._pg.enter_pipeline_mode()
+        self._dumping = Transformer(connection)
+        self._loading = Transformer(connection)
+        self._seen: dict[tuple[bytes, tuple[int, ...]], int] = {}
+        """How often each statement came with parameters of which types, until it was prepared."""
+        self._names: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
+        self._prepares = prepares
+        self._sent = 0
+        self._bytes = 0
+        self.was_idle = False
+        """Whether it has answered nothing since it was idle: if it was lost then, nothing was by that."""
+
+    def send(self, query: Query, rows: Sequence[Params]) -> None:
+        """Have a statement done with each of these parameters; does not wait unless much is to be sent."""
+        for each in rows:
+            self._send(query, each)
+        if self._bytes > FULL_BYTES:
+            self.wait()
+
+    def rows(self, query: Query, params: Params) -> list[Row]:
+        """Have a statement done; give its rows."""
+        result = self._ask(query, params)
+        self._loading.set_pgresult(result, format=Format.BINARY)
+        return self._loading.load_rows(0, result.ntuples, tuple)
+
+    def count(self, query: Query, params: Params) -> int:
+        """Have a statement done; say how many rows it changed."""
+        return self._ask(query, params).command_tuples or 0
+
+    def _ask(self, query: Query, params: Params) -> PGresult:
+        self._send(query, params)
+        result = self.wait()
+        assert result is not None
+        return result
+
+    def _send(self, query: Query, params: Params) -> None:
+        dumping = self._dumping
+        values = dumping.dump_sequence([params[name] for name in query.names], query.formats)
+        types, formats = dumping.types or (), dumping.formats
+        name = self._name(query.text, types)
+        if name is None:
+            self._pg.send_query_params(query.text, values, types, formats, Format.BINARY)
+            self._bytes += len(query.text)
+        else:
+            self._pg.send_query_prepared(name, values, formats, Format.BINARY)
+        self._sent += 1
+        self._bytes += FRAME_BYTES + VALUE_BYTES * len(values)
+        self._bytes += sum([len(each) for each in values if each is not None])
+
+    def tell(self, text: bytes) -> None:
+        """Have a statement done that has no parameters and is not worth preparing."""
+        self._pg.send_query_params(text, None)
+        self._sent += 1
+        self._bytes += FRAME_BYTES + len(text)
+
+    def _name(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
+        """Give the name of a prepared statement; prepares it if it is worth it."""
+        key = text, types
+        name = self._names.get(key)
+        if name is None and self._prepares:
+            if len(self._seen) >= PREPARED:  # begin again: those that come often are soon back
+                self.tell(b"DEALLOCATE ALL")
+                self._seen.clear()
+                self._names.clear()
+            seen = self._seen[key] = self._seen.get(key, 0) + 1
+            if seen > OFTEN:
+                name = self._names[key] = f"qtasks_{len(self._names)}".encode()
+                self._pg.send_prepare(name, text, types)
+                self._sent += 1
+                self._bytes += FRAME_BYTES + len(text)
+        return name
+
+    def wait(self) -> PGresult | None:
+        """Wait until all that was sent is done; give the result of the last, raise what broke the first."""
+        self._pg.pipeline_sync()
+        count, self._sent, self._bytes = self._sent, 0, 0
+        last = self._connection.wait(self._answers(count))
+        self.was_idle = False
+        return last
+
+    def _answers(self, count: int) -> Generator[Any, Any, PGresult | None]:
+        yield from send(self._pg)
+        last = None
+        for _ in range(count + 1):  # the sync is answered too
+            results = yield from fetch_many(self._pg)
+            if not results:
+                raise OperationalError("the connection is lost")
+            if results[0].status in FAILED:
+                raise error_from_result(results[0], encoding=self._connection.info.encoding)
+            if results[0].status != ExecStatus.PIPELINE_SYNC:
+                last = results[0]
+        return last
+
+    def make_sure(self) -> None:
+        """Wait for an answer if there was none yet: whether a COMMIT was done that got none is unknown."""
+        if self.was_idle:
+            self.wait()
+
+    def commit(self, notify: bytes | None) -> None:
+        """Commit what was begun, and all that was sent for it; raises what broke any of it."""
+        if notify is not None:
+            self.tell(notify)
+        self.tell(b"COMMIT")
+        self.wait()
+        self.was_idle = True
+
+    def roll_back(self, *, after: BaseException) -> bool:
+        """Undo what was begun; False if the connection is of no more use, and closed."""
+        if isinstance(after, Exception) and not isinstance(after, Error):
+            with suppress(Exception):  # whatever it says, a new connection will know better
+                self.tell(b"ROLLBACK")
+                self.wait()
+                self.was_idle = True
+                return True
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """End it."""
+        self._connection.close()
+
+
+@cache
+def pipelined_queries() -> Mapping[str, Query]:
+    """Give the texts of this dialect, with parameters as the protocol has them."""
+    return {name: _query(name, text) for name, text in load_queries("postgres").items()}
+
+
+def _query(name: str, text: str) -> Query:
+    names = list(dict.fromkeys(PARAMETER.findall(text)))
+    numbered = PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", text)
+    form = PyFormat.BINARY if name.endswith("_many") else PyFormat.AUTO  # which spares arrays their text
+    return Query(numbered.encode(), names, [form] * len(names))
