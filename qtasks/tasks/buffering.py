@@ -10,9 +10,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
@@ -279,7 +278,7 @@ class Buffer:
         except Exception as error:  # a wall: every caller must hear what became of its call
             self._fail(calls, error)
         else:
-            self._end(calls, repeat(None))
+            self._end(calls, [None] * len(calls))
 
     def _fail(self, calls: Sequence[BufferedCall[Any]], error: Exception) -> None:
         log.error(
@@ -287,13 +286,15 @@ class Buffer:
             extra={"count": len(calls), "task_id": calls[0].id, "error_type": type(error).__name__},
             exc_info=error,
         )
-        errors = [each._caller.with_repeat(error, each._sent) for each in calls if each._sent is not None]
-        self._end(calls, errors)
+        self._end(
+            calls,
+            [error if each._sent is None else each._caller.with_repeat(error, each._sent) for each in calls],
+        )
 
-    def _end(self, calls: Sequence[BufferedCall[Any]], errors: Iterable[Exception | None]) -> None:
+    def _end(self, calls: Sequence[BufferedCall[Any]], errors: Sequence[Exception | None]) -> None:
         told: list[BufferedCall[Any]] = []
         with self._work:
-            for each, error in zip(calls, errors):  # noqa: B905
+            for each, error in zip(calls, errors, strict=True):
                 if each._end(error):
                     told.append(each)
                 if error is not None:
