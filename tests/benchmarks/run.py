@@ -21,16 +21,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from qtasks.version import VERSION
+from tests.benchmarks import report
+from tests.benchmarks.homes import HOMES
+from tests.benchmarks.noise import STEALING, Noise, Watch
+from tests.benchmarks.processes import environment
+from tests.benchmarks.session import KINDS
+from tests.support.postgres import Postgres, binaries, drop_postgres, new_postgres
 
-from qtasks.version import VERSION  # noqa: E402
-from tests.benchmarks import report  # noqa: E402
-from tests.benchmarks.homes import HOMES  # noqa: E402
-from tests.benchmarks.noise import STEALING, Noise, Watch  # noqa: E402
-from tests.benchmarks.processes import environment  # noqa: E402
-from tests.benchmarks.session import KINDS  # noqa: E402
-from tests.support.postgres import Postgres, binaries, drop_postgres, new_postgres  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 RUNS = 5
 TRIES = 3

@@ -25,14 +25,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
+from tests.benchmarks.peers import servers
+from tests.benchmarks.peers.contestants import CONTESTANTS, Contestant
+from tests.benchmarks.peers.environments import python_of
+from tests.benchmarks.peers.measuring import Amounts, measured
+from tests.benchmarks.peers.table import MOST_OTHERS, page, rewritten
 
-from tests.benchmarks.peers import servers  # noqa: E402
-from tests.benchmarks.peers.contestants import CONTESTANTS, Contestant  # noqa: E402
-from tests.benchmarks.peers.environments import python_of  # noqa: E402
-from tests.benchmarks.peers.measuring import Amounts, measured  # noqa: E402
-from tests.benchmarks.peers.table import MOST_OTHERS, page, rewritten  # noqa: E402
+ROOT = Path(__file__).resolve().parents[3]
 
 PAGE = ROOT / "docs" / "comparison.md"
 MOST_STOLEN = 0.05
