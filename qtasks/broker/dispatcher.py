@@ -80,6 +80,10 @@ class Dispatcher:
         """What is being recorded: a stop that can wait no longer does not hand it back."""
         self._answered = asyncio.Event()
         self._freed = asyncio.Event()
+        self._is_asked = False
+        """Whether the loop that claims is to look again: news, too, set the event that it waits for."""
+        self._claimed_beside: Claimed | None = None
+        """What a settlement has claimed since that loop has looked, if that was all there is."""
         self._carriers: set[asyncio.Task[None]] = set()
         self._claim_lock = asyncio.Lock()  # two claims at once would count the same free slots
         self._errand: Errand[Claimed | None] | None = None
@@ -127,7 +131,7 @@ class Dispatcher:
     def hold(self, is_held: bool) -> None:
         """Begin no delivery, of whatever queue, or begin them again; what is in flight goes on."""
         self.is_held = is_held
-        self._freed.set()
+        self._look_again()
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
         claim = self._leasing(slots, freed_bytes)
@@ -296,7 +300,8 @@ class Dispatcher:
         self._start(claimed)
         self.slots.freed(len(self._in_flight))
         if len(self._in_flight) < self.slots.window or not all(map(is_final, recorded)):
-            self._freed.set()  # there are slots left, or a new instant to wait for
+            # There are slots left, or a new instant to wait for.
+            self._look_again(claimed if claimed.is_all else None)
         self._finished([each.claim.task_id for each in recorded if is_final(each) and each.claim.task_id])
         self._metrics.settled(recorded)
         for each in recorded:
@@ -322,7 +327,7 @@ class Dispatcher:
             await self._turn()
 
     async def _turn(self) -> None:
-        self._freed.clear()
+        self._take_beside()  # this looks anew
         try:
             claimed = await self.step()
         except BrokerFailed as error:
@@ -342,13 +347,17 @@ class Dispatcher:
             return None
         if len(self._in_flight) >= self.slots.window:
             await self._until_freed()
-            return None
+            return self._take_beside()
         if not claimed.is_all and (claimed.claims or claimed.ended):
             return None
         if not self._is_unsure and self.slots.held(len(self._in_flight)) is None:
             self._errand = Errand(self._claim_along())
-        await self._database.changed(self._wait_ms(claimed.next_due_at), self._errand, self._freed)
-        return await self._take_up()
+        wait_ms = self._wait_ms(claimed.next_due_at)
+        has_news = await self._database.changed(wait_ms, self._errand, self._freed)
+        along = await self._take_up()
+        if along is not None and not self._is_asked:
+            self._freed.clear()  # it was set by the news that this was claimed with
+        return along if along is not None or has_news else self._take_beside()
 
     def _claim_along(self) -> Callable[[Session], Claimed | None]:
         """Make the claim for whoever brings work: one transaction and one fsync less before it starts."""
@@ -380,6 +389,19 @@ class Dispatcher:
             if claimed is not None:
                 self._start(claimed)
             return claimed
+
+    def _look_again(self, claimed: Claimed | None = None) -> None:
+        """Have the loop that claims look again, unless what was `claimed` just now tells it all there is."""
+        self._claimed_beside = claimed
+        self._is_asked = True
+        self._freed.set()
+
+    def _take_beside(self) -> Claimed | None:
+        """Give what a settlement has claimed since, if that was all there is."""
+        claimed, self._claimed_beside = self._claimed_beside, None
+        self._is_asked = False
+        self._freed.clear()
+        return claimed
 
     async def _until_freed(self) -> None:
         if not self.slots.may_open:
@@ -424,12 +446,12 @@ class Dispatcher:
     def _forget(self, claim: Claim) -> None:
         """Wait no more for what has ended and cannot be recorded: its lease is recovered by the next life."""
         self._in_flight.pop(claim.lease, None)
-        self._freed.set()
+        self._look_again()
 
     def stop_claiming(self) -> None:
         """Start nothing more; what is in flight goes on."""
         self._stopping.set()
-        self._freed.set()
+        self._look_again()
 
     async def drain(self, grace_ms: int) -> int:
         """Let deliveries in flight finish for up to `grace_ms`, hand back the rest; say how many."""

@@ -285,7 +285,7 @@ class Broker:
         try:
             self.check_alive()
             self._check_room()
-            self.database.look(lambda session: session.one("queue_next_wake", {}))
+            self.database.look(lambda session: session.one("claim_outlook", {}))
         except BrokerError as error:
             return str(error)
         return None

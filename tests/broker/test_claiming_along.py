@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
+from qtasks.broker.store import settling
 from qtasks.broker.store.changes import Errand
-from qtasks.broker.store.records import Reply
+from qtasks.broker.store.database import Session
+from qtasks.broker.store.records import Reply, Settlement
 from tests.broker.conftest import MakeRig
 from tests.support.broker import SOON_S, WIDE, Held, Rig
 from tests.support.homes import until
@@ -22,16 +25,19 @@ class Idling:
     """A node that runs, and tells when it waits for work with nothing in flight."""
 
     def __init__(self, rig: Rig) -> None:
+        self.waits_ms: list[int] = []
+        """How long it was about to wait, each time."""
         self._dispatcher = rig.node.dispatcher
         self._stands = False
         self._changed = rig.database.changed
         changed: Any = self._wait
         rig.database.changed = changed  # type: ignore[method-assign]
 
-    async def _wait(self, *how: Any) -> None:
+    async def _wait(self, wait_ms: int, *how: Any) -> bool:
         self._stands = True
+        self.waits_ms.append(wait_ms)
         try:
-            await self._changed(*how)
+            return await self._changed(wait_ms, *how)
         finally:
             self._stands = False
 
@@ -141,3 +147,84 @@ async def test_a_claim_whose_transaction_failed_is_looked_for_again(
 
     await rig.deliverer.reached(1)
     assert rig.deliverer.attempts[0].id == message_id
+
+
+class Writes:
+    """Counts what a node writes by itself."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.count = 0
+        self._write = rig.database.write
+        write: Any = self._counted
+        rig.database.write = write  # type: ignore[method-assign]
+
+    async def _counted(self, work: Any) -> Any:
+        self.count += 1
+        return await self._write(work)
+
+
+async def test_a_lone_message_costs_one_transaction_beside_the_one_that_stores_it(
+    rig: Rig, idling: Idling
+) -> None:
+    writes = Writes(rig)
+
+    for n in range(1, 4):
+        rig.enqueue()
+        await rig.deliverer.reached(n)
+        await idling.waits()
+
+    assert writes.count == 3
+
+
+async def test_a_retry_is_waited_for_without_another_look(rig: Rig, idling: Idling) -> None:
+    rig.deliverer.will(Reply(500, (("Retry-After", "1"),)))
+    writes = Writes(rig)
+
+    rig.enqueue()
+    await rig.deliverer.reached(1)
+    await idling.waits()
+
+    assert writes.count == 1
+    rig.clock.advance(400)
+    rig.enqueue(queue="other")
+    await rig.deliverer.reached(2)
+    await idling.waits()
+    assert idling.waits_ms[-1] == 600
+
+
+async def test_what_comes_while_a_settlement_claims_is_claimed(rig: Rig, idling: Idling) -> None:
+    held = Held()
+    rig.deliverer.will(held)
+    settle = settling.settle
+    late: list[str] = []
+
+    def settle_late(session: Session, settlements: Sequence[Settlement]) -> list[Settlement]:
+        recorded = settle(session, settlements)
+        if not late:
+            late.append("")
+            threading.Thread(target=lambda: late.append(rig.enqueue(queue="other"))).start()
+        return recorded
+
+    rig.enqueue()
+    await rig.deliverer.reached(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settling, "settle", settle_late)
+        held.release()
+        await rig.deliverer.reached(2)
+
+    assert rig.deliverer.attempts[1].queue == "other"
+
+
+async def test_a_node_that_was_held_while_a_settlement_claimed_looks_again(rig: Rig, idling: Idling) -> None:
+    held = Held()
+    rig.deliverer.will(held)
+    rig.enqueue()
+    await rig.deliverer.reached(1)
+    rig.node.dispatcher.hold(True)
+    rig.enqueue(queue="other")
+
+    held.release()
+    await idling.waits()
+    rig.node.dispatcher.hold(False)
+
+    await rig.deliverer.reached(2)

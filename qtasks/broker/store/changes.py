@@ -78,16 +78,16 @@ class Changes:
 
     async def wait(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
-    ) -> None:
+    ) -> bool:
         """Return when it has been said since the last time, when `wake` is set, or after `wait_ms`.
 
-        The errand stands for as long, and is not done twice. News set the event, too.
+        Says whether it has been. The errand stands for as long, and is not done twice. News set the event, too.
         """
         event = asyncio.Event() if wake is None else wake
         with self._lock:
             if self._told:
                 self._told = False
-                return
+                return True
             self._waiter = (asyncio.get_running_loop(), event)
             self._errand = errand
         try:
@@ -100,5 +100,5 @@ class Changes:
                 self._waiter = self._errand = None
                 # Only a wait that ends because it was told has used the news up; a cancelled one may
                 # meet them, and then the next must return at once.
-                if event.is_set():
-                    self._told = False
+                is_told, self._told = self._told, self._told and not event.is_set()
+        return is_told

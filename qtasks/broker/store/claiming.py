@@ -48,11 +48,18 @@ def claim(
     """
     if slots <= 0:
         return Claimed((), None)
-    promote(session, now)
-    queues.freed(session, first)
+    outlook = _look_out(session)
+    if outlook.is_due(now):
+        promote(session, now)
+        outlook = _look_out(session)
+    if first:
+        queues.freed(session, first)
+    elif not outlook.has_line:
+        return Claimed((), outlook.next_at, is_all=True)
     claims: list[Claim] = []
     ended: list[str] = []
     visited = 0
+    is_outdated = outlook.wake_at is not None
     rooms = None if held is None else Rooms(held)
     for queue in _queues_to_visit(session, frozenset(first)):
         visited += 1
@@ -74,20 +81,40 @@ def claim(
             again_at = rooms.turn_away(queue.id, picked.held_by, now)
             is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)
         queues.rejoin(session, queue, has_more=has_more, is_full=is_full, wake_at=wake_at)
+        is_outdated = is_outdated or wake_at is not None or bool(picked.late)
         claims.extend(taken)
     return Claimed(
         claims,
-        _next_due_at(session),
+        (_look_out(session) if is_outdated else outlook).next_at,
         ended,
         is_all=len(claims) < slots and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended,
         turned_away=() if rooms is None else rooms.turned_away,
     )
 
 
-def _next_due_at(session: Session) -> int | None:
-    """Say when the next message or queue that waits for its instant falls due."""
-    upcoming = (session.one(query, {}) for query in ("pending_next_due", "queue_next_wake"))
-    return min((row[0] for row in upcoming if row), default=None)
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """When the next message falls due and the next queue may go on, and whether any queue stands in line."""
+
+    due_at: int | None
+    wake_at: int | None
+    has_line: bool
+
+    @property
+    def next_at(self) -> int | None:
+        """When the first of what waits for its instant falls due."""
+        return min((each for each in (self.due_at, self.wake_at) if each is not None), default=None)
+
+    def is_due(self, now: int) -> bool:
+        """Whether something that has waited for its instant may go on."""
+        next_at = self.next_at
+        return next_at is not None and next_at <= now
+
+
+def _look_out(session: Session) -> _Outlook:
+    row = session.one("claim_outlook", {})
+    assert row is not None
+    return _Outlook(row[0], row[1], row[2] is not None)
 
 
 def promote(session: Session, now: int, count: int = 1000) -> None:
@@ -103,11 +130,14 @@ def _queues_to_visit(session: Session, first: Collection[int]) -> Iterator[queue
     """Give queues in line, each once. Some turn out to have nothing left, so more than slots are given."""
     visited: set[int] = set()
     for _ in range(CLAIM_ROUNDS):
-        fresh = [each for each in queues.in_line(session, QUEUES_PER_ROUND) if each.id not in visited]
+        found = queues.in_line(session, QUEUES_PER_ROUND)
+        fresh = [each for each in found if each.id not in visited]
         if not fresh:
             return
         visited.update(each.id for each in fresh)
         yield from sorted(fresh, key=lambda each: each.id not in first) if first else fresh
+        if len(found) < QUEUES_PER_ROUND:
+            return  # that was the whole line
 
 
 def _has_for_others(session: Session, queue: queues.QueueRow, app: str | None) -> bool:

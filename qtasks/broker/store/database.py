@@ -106,10 +106,11 @@ class Database(Protocol):
 
     async def changed(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
-    ) -> None:
+    ) -> bool:
         """Return when somebody has committed work, when `wake` is set (as news do), or after `wait_ms`.
 
-        If the work was announced in this process, the errand may have been done along.
+        Says whether there may be work that was committed since. If it was announced in this process, the
+        errand may have been done along.
         """
         ...
 

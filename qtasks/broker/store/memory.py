@@ -74,8 +74,8 @@ class MemoryDatabase:
 
     async def changed(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
-    ) -> None:
-        await self._changes.wait(
+    ) -> bool:
+        return await self._changes.wait(
             wait_ms, wake=wake
         )  # without the errand: works run on one thread, and share nothing
 

@@ -71,7 +71,9 @@ class PostgresDatabase:
         )
         self.outbox = Outbox(leaving, self._identify, self._patience)
         tells = {WORD: self.outbox.changes.tell}
-        self.presence = Presence(self.place, self._changes.tell, tells, by_hand=steps_by_hand)
+        self.presence = Presence(
+            self.place, self._changes.tell, tells, is_own=self._is_own, by_hand=steps_by_hand
+        )
 
     @property
     def failure(self) -> str | None:
@@ -104,8 +106,8 @@ class PostgresDatabase:
 
     async def changed(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
-    ) -> None:
-        await self._changes.wait(self._patience(wait_ms), errand, wake)
+    ) -> bool:
+        return await self._changes.wait(self._patience(wait_ms), errand, wake)
 
     def lead(self, clock: Clock) -> Clock:
         """Give a clock that shows the database's time (promise P16)."""
@@ -130,6 +132,11 @@ class PostgresDatabase:
     def _patience(self, wait_ms: int) -> int:
         """Say how long news may be waited for: if they are not heard, it is time to look before."""
         return wait_ms if self.presence.is_hearing else min(wait_ms, self.place.poll_ms)
+
+    def _is_own(self, process: int) -> bool:
+        """Whether a server process is that of our writer, whose news are told without a way round."""
+        writer = self._writer
+        return writer is not None and writer.process == process
 
     def _identify(self) -> str:
         row = self.look(lambda session: session.one("identity", {}))

@@ -67,6 +67,11 @@ class Pipeline:
         self.was_idle = False
         """Whether it has answered nothing since it was idle: if it was lost then, nothing was by that."""
 
+    @property
+    def process(self) -> int:
+        """The process of the server at the other end, as it calls it in what it notifies of."""
+        return self._pg.backend_pid
+
     def send(self, query: Query, rows: Sequence[Params]) -> None:
         """Have a statement done with each of these parameters; does not wait unless much is to be sent."""
         for each in rows:

@@ -38,7 +38,8 @@ class Member:
 class Presence:
     """Runs from its making until `close`. `tell` is called when another node has committed work.
 
-    `others` are called instead when that is said which is their key. With `by_hand` there is no thread: a
+    `others` are called instead when that is said which is their key. What this node itself has said is heard
+    as well, and told apart by the server process that said it, which `is_own` knows. With `by_hand` there is no thread: a
     test that moves time by hand calls `step`.
     """
 
@@ -48,10 +49,12 @@ class Presence:
         tell: Callable[[], None],
         others: Mapping[str, Callable[[], None]] | None = None,
         *,
+        is_own: Callable[[int], bool] = lambda process: False,
         by_hand: bool = False,
     ) -> None:
         self._place = place
         self._tell = tell
+        self._is_own = is_own
         self._others = others or {}
         self._member: Member | None = None
         self._led: LedClock | None = None
@@ -147,7 +150,11 @@ class Presence:
         for said in connection.notifies(timeout=LOOK_S):
             if self._is_ending:
                 return
-            self._others.get(said.payload, self._tell)()
+            other = self._others.get(said.payload)
+            if other is not None:
+                other()
+            elif not self._is_own(said.pid):
+                self._tell()
 
     def _beat(self, connection: psycopg.Connection[Any], node: str) -> None:
         connection.execute(

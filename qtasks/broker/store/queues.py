@@ -169,9 +169,9 @@ def free_slots(session: Session, queue: QueueRow) -> int:
     if queue.parallelism >= UNLIMITED:
         return UNLIMITED
     held = Stage.HELD if queue.ordered else Stage.ACTIVE  # contract 1.5: a retry keeps its slot
-    row = session.one("pending_taken", {"queue": queue.id, "held": held.value})
+    row = session.one("queue_taken", {"queue": queue.id, "held": held.value})
     assert row is not None
-    return queue.parallelism - int(row[0]) - len(session.all("pending_kept_slots", {"queue": queue.id}))
+    return queue.parallelism - int(row[0]) - int(row[1])
 
 
 def join_line(session: Session, ids: Iterable[int]) -> None:

@@ -144,8 +144,8 @@ class SqliteDatabase:
 
     async def changed(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
-    ) -> None:
-        await self._changes.wait(wait_ms, errand, wake)
+    ) -> bool:
+        return await self._changes.wait(wait_ms, errand, wake)
 
     def lead(self, clock: Clock) -> Clock:
         return clock

@@ -226,14 +226,31 @@ async def test_a_commit_that_announces_wakes_who_waits_for_changes(database: Dat
     await database.write(lambda session: session.announce())
 
     async with asyncio.timeout(SOON_S):
-        await waiting
+        assert await waiting
 
 
 async def test_a_change_that_came_before_the_wait_is_not_missed(database: Database) -> None:
     await database.write(lambda session: session.announce())
 
     async with asyncio.timeout(SOON_S):
-        await database.changed(60_000)
+        assert await database.changed(60_000)
+
+
+async def test_who_is_woken_is_not_told_of_changes_that_nobody_made(database: Database) -> None:
+    await hearing(database)
+    wake = asyncio.Event()
+    asyncio.get_running_loop().call_soon(wake.set)
+
+    async with asyncio.timeout(SOON_S):
+        assert not await database.changed(60_000, None, wake)
+
+
+async def test_a_change_is_told_once(database: Database) -> None:
+    await hearing(database)
+    await database.write(lambda session: session.announce())
+
+    assert await database.changed(60_000)
+    assert not await database.changed(200)
 
 
 async def test_a_change_that_meets_a_cancelled_wait_is_not_missed(database: Database) -> None:
@@ -260,11 +277,16 @@ async def test_enqueuing_wakes_who_waits_for_changes(store: Verbs) -> None:
         await waiting
 
 
-async def errand_of(database: Database, work: Callable[[Session], Any]) -> Errand[Any]:
-    """Leave an errand with a wait for changes, which ends with the test."""
-    if isinstance(database, PostgresDatabase):  # who begins to hear is told at once
+async def hearing(database: Database) -> None:
+    """Have a database hear of others: who begins to is told at once."""
+    if isinstance(database, PostgresDatabase):
         await until(lambda: database.presence.is_hearing)
         await database.changed(1000)
+
+
+async def errand_of(database: Database, work: Callable[[Session], Any]) -> Errand[Any]:
+    """Leave an errand with a wait for changes, which ends with the test."""
+    await hearing(database)
     errand = Errand(work)
     WAITS.append(asyncio.ensure_future(database.changed(60_000, errand)))
     await asyncio.sleep(0)
@@ -338,5 +360,6 @@ async def test_an_errand_stands_on_after_a_work_that_failed(database: Database) 
 
 
 async def test_a_wait_for_changes_ends_by_itself(database: Database) -> None:
+    await hearing(database)
     async with asyncio.timeout(SOON_S):
-        await database.changed(1)
+        assert not await database.changed(1)

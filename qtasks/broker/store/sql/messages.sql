@@ -50,24 +50,17 @@ UPDATE pending
 SET due_at = :now
 WHERE state >= 2 AND due_at > :now
 
--- name: pending_next_due
-SELECT due_at
-FROM pending
-WHERE state >= 2
-ORDER BY due_at
-LIMIT 1
+-- name: claim_outlook
+-- The next instants of messages and of queues, and whether anything stands in line.
+SELECT (SELECT due_at FROM pending WHERE state >= 2 ORDER BY due_at LIMIT 1),
+       (SELECT wake_at FROM queues WHERE wake_at IS NOT NULL ORDER BY wake_at LIMIT 1),
+       (SELECT 1 FROM queues WHERE turn IS NOT NULL AND paused = 0 AND is_full = 0 ORDER BY turn LIMIT 1)
 
--- name: pending_taken
--- Active ones; in an ordered queue also those that wait for a retry (:held is 3 there, else 1 again).
-SELECT count(*)
-FROM pending
-WHERE queue = :queue AND state IN (1, :held)
-
--- name: pending_kept_slots
--- Finished messages whose callbacks are not.
-SELECT DISTINCT source
-FROM pending
-WHERE slot_queue = :queue
+-- name: queue_taken
+-- Active ones; in an ordered queue also those that wait for a retry (:held is 3 there, else 1 again). And
+-- finished ones whose callbacks are not.
+SELECT (SELECT count(*) FROM pending WHERE queue = :queue AND state IN (1, :held)),
+       (SELECT count(DISTINCT source) FROM pending WHERE slot_queue = :queue)
 
 -- name: pending_keep_slot
 -- A message has finished: its callbacks that have not keep its slot.

@@ -108,13 +108,6 @@ SET is_full = 0, wake_at = NULL,
                 THEN (SELECT turn FROM line_end) END
 WHERE wake_at <= :now
 
--- name: queue_next_wake
-SELECT wake_at
-FROM queues
-WHERE wake_at IS NOT NULL
-ORDER BY wake_at
-LIMIT 1
-
 -- name: queue_wake_all
 UPDATE queues
 SET wake_at = 0
