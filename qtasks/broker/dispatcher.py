@@ -17,6 +17,7 @@ from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer
 from qtasks.broker.endings import facts, is_final, tell
 from qtasks.broker.judging import Judging
+from qtasks.broker.looks import Looks
 from qtasks.broker.metrics import Metrics
 from qtasks.broker.room import Room
 from qtasks.broker.slots import STILL_MS, Slots
@@ -79,11 +80,7 @@ class Dispatcher:
         self._verdicts: dict[Lease, Settlement] = {}
         """What is being recorded: a stop that can wait no longer does not hand it back."""
         self._answered = asyncio.Event()
-        self._freed = asyncio.Event()
-        self._is_asked = False
-        """Whether the loop that claims is to look again: news, too, set the event that it waits for."""
-        self._claimed_beside: Claimed | None = None
-        """What a settlement has claimed since that loop has looked, if that was all there is."""
+        self._looks = Looks()
         self._carriers: set[asyncio.Task[None]] = set()
         self._claim_lock = asyncio.Lock()  # two claims at once would count the same free slots
         self._errand: Errand[Claimed | None] | None = None
@@ -131,7 +128,7 @@ class Dispatcher:
     def hold(self, is_held: bool) -> None:
         """Begin no delivery, of whatever queue, or begin them again; what is in flight goes on."""
         self.is_held = is_held
-        self._look_again()
+        self._looks.ask()
 
     def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
         claim = self._leasing(slots, freed_bytes)
@@ -301,7 +298,7 @@ class Dispatcher:
         self.slots.freed(len(self._in_flight))
         if len(self._in_flight) < self.slots.window or not all(map(is_final, recorded)):
             # There are slots left, or a new instant to wait for.
-            self._look_again(claimed if claimed.is_all else None)
+            self._looks.ask(claimed)
         self._finished([each.claim.task_id for each in recorded if is_final(each) and each.claim.task_id])
         self._metrics.settled(recorded)
         for each in recorded:
@@ -327,7 +324,7 @@ class Dispatcher:
             await self._turn()
 
     async def _turn(self) -> None:
-        self._take_beside()  # this looks anew
+        self._looks.take()  # this looks anew
         try:
             claimed = await self.step()
         except BrokerFailed as error:
@@ -347,17 +344,17 @@ class Dispatcher:
             return None
         if len(self._in_flight) >= self.slots.window:
             await self._until_freed()
-            return self._take_beside()
+            return self._looks.take()
         if not claimed.is_all and (claimed.claims or claimed.ended):
             return None
         if not self._is_unsure and self.slots.held(len(self._in_flight)) is None:
             self._errand = Errand(self._claim_along())
         wait_ms = self._wait_ms(claimed.next_due_at)
-        has_news = await self._database.changed(wait_ms, self._errand, self._freed)
+        has_news = await self._database.changed(wait_ms, self._errand, self._looks.asked)
         along = await self._take_up()
-        if along is not None and not self._is_asked:
-            self._freed.clear()  # it was set by the news that this was claimed with
-        return along if along is not None or has_news else self._take_beside()
+        if along is not None:
+            self._looks.ignore_news()
+        return along if along is not None or has_news else self._looks.take()
 
     def _claim_along(self) -> Callable[[Session], Claimed | None]:
         """Make the claim for whoever brings work: one transaction and one fsync less before it starts."""
@@ -390,24 +387,11 @@ class Dispatcher:
                 self._start(claimed)
             return claimed
 
-    def _look_again(self, claimed: Claimed | None = None) -> None:
-        """Have the loop that claims look again, unless what was `claimed` just now tells it all there is."""
-        self._claimed_beside = claimed
-        self._is_asked = True
-        self._freed.set()
-
-    def _take_beside(self) -> Claimed | None:
-        """Give what a settlement has claimed since, if that was all there is."""
-        claimed, self._claimed_beside = self._claimed_beside, None
-        self._is_asked = False
-        self._freed.clear()
-        return claimed
-
     async def _until_freed(self) -> None:
         if not self.slots.may_open:
-            await self._first(self._freed.wait())
+            await self._first(self._looks.asked.wait())
             return
-        await self._first(self._freed.wait(), self._clock.sleep(STILL_MS))
+        await self._first(self._looks.asked.wait(), self._clock.sleep(STILL_MS))
         self.slots.look(len(self._in_flight))
 
     def _wait_ms(self, next_due_at: int | None) -> int:
@@ -446,21 +430,21 @@ class Dispatcher:
     def _forget(self, claim: Claim) -> None:
         """Wait no more for what has ended and cannot be recorded: its lease is recovered by the next life."""
         self._in_flight.pop(claim.lease, None)
-        self._look_again()
+        self._looks.ask()
 
     def stop_claiming(self) -> None:
         """Start nothing more; what is in flight goes on."""
         self._stopping.set()
-        self._look_again()
+        self._looks.ask()
 
     async def drain(self, grace_ms: int) -> int:
         """Let deliveries in flight finish for up to `grace_ms`, hand back the rest; say how many."""
         self.stop_claiming()
         self._drained_by = until = self._clock.monotonic() + grace_ms
         while self._in_flight and not self._hurried and (left := until - self._clock.monotonic()) > 0:
-            self._freed.clear()
+            self._looks.take()
             tasks = [
-                asyncio.ensure_future(self._freed.wait()),
+                asyncio.ensure_future(self._looks.asked.wait()),
                 asyncio.ensure_future(self._clock.sleep(left)),
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -472,7 +456,7 @@ class Dispatcher:
     def hurry(self) -> None:
         """End a drain now: what is still in flight is handed back."""
         self._hurried = True
-        self._freed.set()
+        self._looks.ask()
 
     async def _hand_back(self) -> int:
         """Give up the leases that are left, without spending their attempts (promise P17)."""

@@ -210,9 +210,10 @@ class UnsteadyDatabase:
 
     async def changed(
         self, wait_ms: int, errand: Errand[Any] | None = None, wake: asyncio.Event | None = None
-    ) -> None:
-        await self.changes.wait(wait_ms, errand, wake)
+    ) -> bool:
+        has_news = await self.changes.wait(wait_ms, errand, wake)
         await self._weather.awake.wait()
+        return has_news
 
     def lead(self, clock: Clock) -> Clock:
         return clock

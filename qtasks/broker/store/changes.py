@@ -81,7 +81,7 @@ class Changes:
     ) -> bool:
         """Return when it has been said since the last time, when `wake` is set, or after `wait_ms`.
 
-        Says whether it has been. The errand stands for as long, and is not done twice. News set the event, too.
+        Says whether it has been. The errand stands for as long, and is not done twice. News set the event.
         """
         event = asyncio.Event() if wake is None else wake
         with self._lock:
@@ -100,5 +100,7 @@ class Changes:
                 self._waiter = self._errand = None
                 # Only a wait that ends because it was told has used the news up; a cancelled one may
                 # meet them, and then the next must return at once.
-                is_told, self._told = self._told, self._told and not event.is_set()
+                is_told = self._told
+                if event.is_set():
+                    self._told = False
         return is_told

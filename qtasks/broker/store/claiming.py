@@ -56,40 +56,66 @@ def claim(
         queues.freed(session, first)
     elif not outlook.has_line:
         return Claimed((), outlook.next_at, is_all=True)
+    claimant = _Claimant(node, app, lease_margin_ms, has_others, now)
+    budget = _Budget(slots, alone_is_free, large_bytes, None if held is None else Rooms(held))
     claims: list[Claim] = []
     ended: list[str] = []
     visited = 0
     is_outdated = outlook.wake_at is not None
-    rooms = None if held is None else Rooms(held)
     for queue in _queues_to_visit(session, frozenset(first)):
         visited += 1
-        room = slots - len(claims)
-        if not room:
+        if not budget.room:
             break
-        budget = _Budget(room, alone_is_free, large_bytes, rooms)
-        picked = _pick(session, queue, app, budget, now)
-        if picked.late:
-            ended += expire(session, picked.late, now)
-        has_more = picked.has_more or (has_others and _has_for_others(session, queue, app))
-        taken = [_claim(session, row, queue, now, lease_margin_ms) for row in picked.rows]
-        alone_is_free, large_bytes = budget.alone_is_free, budget.large_bytes
-        _lease(session, taken, node)
-        if queue.rate is not None and taken:
-            flow.spend(session, queue, len(taken), now)
-        is_full, wake_at = picked.is_full, picked.wake_at
-        if rooms is not None and picked.held_by is not None:
-            again_at = rooms.turn_away(queue.id, picked.held_by, now)
-            is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)
-        queues.rejoin(session, queue, has_more=has_more, is_full=is_full, wake_at=wake_at)
-        is_outdated = is_outdated or wake_at is not None or bool(picked.late)
-        claims.extend(taken)
+        visit = _visit(session, queue, claimant, budget)
+        claims += visit.claims
+        ended += visit.ended
+        is_outdated = is_outdated or visit.wake_at is not None or bool(visit.ended)
     return Claimed(
         claims,
         (_look_out(session) if is_outdated else outlook).next_at,
         ended,
-        is_all=len(claims) < slots and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended,
-        turned_away=() if rooms is None else rooms.turned_away,
+        is_all=bool(budget.room) and visited < CLAIM_ROUNDS * QUEUES_PER_ROUND and not ended,
+        turned_away=() if budget.rooms is None else budget.rooms.turned_away,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimant:
+    """Who claims, and when."""
+
+    node: str
+    app: str | None
+    lease_margin_ms: int
+    has_others: bool
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """What came of one queue: its claims, the tasks that have expired, when it is to be looked at again."""
+
+    claims: Sequence[Claim]
+    ended: Sequence[str]
+    wake_at: int | None
+
+
+def _visit(session: Session, queue: queues.QueueRow, claimant: _Claimant, budget: _Budget) -> _Visit:
+    """Take from a queue what its limits and the budget allow, and send it to its place in the line."""
+    now = claimant.now
+    picked = _pick(session, queue, claimant.app, budget, now)
+    ended = expire(session, picked.late, now) if picked.late else ()
+    has_more = picked.has_more or (claimant.has_others and _has_for_others(session, queue, claimant.app))
+    taken = [_claim(session, row, queue, now, claimant.lease_margin_ms) for row in picked.rows]
+    budget.room -= len(taken)
+    _lease(session, taken, claimant.node)
+    if queue.rate is not None and taken:
+        flow.spend(session, queue, len(taken), now)
+    is_full, wake_at = picked.is_full, picked.wake_at
+    if budget.rooms is not None and picked.held_by is not None:
+        again_at = budget.rooms.turn_away(queue.id, picked.held_by, now)
+        is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)
+    queues.rejoin(session, queue, has_more=has_more, is_full=is_full, wake_at=wake_at)
+    return _Visit(taken, ended, wake_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class Presence:
     """Runs from its making until `close`. `tell` is called when another node has committed work.
 
     `others` are called instead when that is said which is their key. What this node itself has said is heard
-    as well, and told apart by the server process that said it, which `is_own` knows. With `by_hand` there is no thread: a
-    test that moves time by hand calls `step`.
+    as well, and told apart by the server process that said it, which `is_own` knows. With `by_hand` there is
+    no thread: a test that moves time by hand calls `step`.
     """
 
     def __init__(

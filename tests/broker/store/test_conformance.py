@@ -25,7 +25,7 @@ SHARED = ["sqlite"]  # the databases in which one thread can work while another 
 ON_DISK = ["sqlite", "postgres"]
 
 
-WAITS: list[asyncio.Future[None]] = []
+WAITS: list[asyncio.Future[bool]] = []
 
 
 @pytest.fixture(autouse=True)
