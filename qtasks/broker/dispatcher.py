@@ -35,6 +35,8 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
+FEW = 8  # settlements that take no longer than their commit, and as many claims with them
+FEW_BYTES = 32 * 1024
 NOTHING = Claimed((), None)
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
@@ -252,20 +254,21 @@ class Dispatcher:
     async def _record(self, settlements: Sequence[Settlement], *, then_claim: bool = False) -> None:
         """Commit; a store that is full or busy for a while loses no verdict."""
         self._verdicts.update((each.claim.lease, each) for each in settlements)
+        is_small = len(settlements) <= FEW and sum(len(each.reply.body) for each in settlements) <= FEW_BYTES
         alone = partial(_settle_and_claim, settlements=settlements, claim=lambda session: NOTHING)
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
             left = len(self._in_flight) - len(settlements)
             self.slots.freed(left)
-            slots = self.slots.window - left
+            slots = min(self.slots.window - left, FEW) if is_small else self.slots.window - left
             freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
             claim_too = self._claim_of(slots, freed_bytes)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
         while True:
             try:
                 with self._metrics.timed("settle"):
-                    recorded, claimed = await self._database.write(work)
+                    recorded, claimed = await self._database.write(work, is_small=is_small)
                 break
             except StoreFull as error:
                 work = alone

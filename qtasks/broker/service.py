@@ -43,6 +43,8 @@ from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, 
 from qtasks.sql_texts import Statement
 
 BULK_ROWS = 500  # rows that one transaction of a bulk operation looks at
+SMALL_ROWS = 8
+SMALL_BYTES = 32 * 1024
 
 
 class Broker:
@@ -102,7 +104,7 @@ class Broker:
         """Do what `accept` does, off the event loop."""
         work = self._acceptance(outgoing, items)
         with self.metrics.timed("enqueue"):
-            answers = await self.database.write(work)
+            answers = await self.database.write(work, is_small=_is_small(outgoing))
         self.metrics.accepted(outgoing, answers)
         return answers
 
@@ -356,6 +358,11 @@ class Broker:
     ) -> Enqueued:
         message = self.intake.again(dead_letters.original(session, letter), options, method, now)
         return dead_letters.replay(session, letter, message)
+
+
+def _is_small(outgoing: Sequence[Outgoing]) -> bool:
+    """Whether to store these takes no longer than a commit does."""
+    return len(outgoing) <= SMALL_ROWS and sum([len(each.body) for each in outgoing]) <= SMALL_BYTES
 
 
 def _nobody_delivers(seqs: Sequence[int]) -> None:

@@ -60,6 +60,18 @@ def split_target(raw_path: bytes, query: bytes, prefix_segments: int) -> Target:
     `raw_path` and `query` are ASGI's, undecoded; `prefix_segments` says how many segments stand
     before the destination. Raises `BadRequest`.
     """
+    if query or len(raw_path) > _USUAL:
+        return _split(raw_path, query, prefix_segments)
+    return _usual_target(raw_path, prefix_segments)
+
+
+@lru_cache(_REMEMBERED)
+def _usual_target(raw_path: bytes, prefix_segments: int) -> Target:
+    """Most messages go where others went before."""
+    return _split(raw_path, b"", prefix_segments)
+
+
+def _split(raw_path: bytes, query: bytes, prefix_segments: int) -> Target:
     try:
         path, raw_query = raw_path.decode(), query.decode()
         parts = path.removeprefix("/").split("/", prefix_segments)
@@ -86,7 +98,7 @@ def parse_destination(rest: str, raw_query: str) -> tuple[Destination, list[tupl
 
 @lru_cache(_REMEMBERED)
 def _usual(rest: str) -> Destination:
-    """Most messages go where others went before."""
+    """Most items of a batch go where others went before."""
     return _parsed(rest, "")[0]
 
 

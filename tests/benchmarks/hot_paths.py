@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from qtasks.broker.api import ROUTES, Api
+from qtasks.client import calls
 from qtasks.ids import Ids
 from qtasks.protocol.batches import DeliveryLine, write_deliveries
 from qtasks.protocol.shapes import Enqueued, Outgoing
@@ -29,6 +31,7 @@ from qtasks.tasks.queues import Queue
 from qtasks.tasks.registry import Registry
 from qtasks.tasks.task import Task, make_task
 from qtasks.tasks.webhook import Webhook, WebhookKeys
+from tests.benchmarks.processes import TOKEN
 from tests.support.asgi import call as ask
 from tests.support.broker import Rig
 from tests.support.tasks import KEY, NOW, URL, NoResults, Workshop
@@ -93,6 +96,23 @@ def call(folder: Path, total: int) -> Run:
             task.delay(TEXT)
 
     return run
+
+
+def request(folder: Path, total: int) -> Run:
+    """A call that comes over HTTP, from its parsed request to its answer."""
+    rig = Rig(folder)
+    api = Api(rig.broker, ROUTES, (TOKEN,))
+    requests = iter([calls.enqueue(each) for each in _messages(total)])
+    runner = asyncio.Runner()
+
+    async def work(count: int) -> None:
+        for _ in range(count):
+            call = next(requests)
+            known = _encoded({"Authorization": f"Bearer {TOKEN}", **dict(call.headers)})
+            answered = await ask(api, call.method, call.target.encode(), headers=known, chunks=(call.body,))
+            assert answered.status == 200, answered.body
+
+    return lambda count: runner.run(work(count))
 
 
 def accept_many(folder: Path, total: int) -> Run:
@@ -224,6 +244,7 @@ def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 PATHS: dict[str, tuple[Callable[[Path, int], Run], int]] = {
     "call": (call, 300),
     "delay": (delay, 200),
+    "request": (request, 200),
     "accept_many": (accept_many, 500),
     "turn": (turn, 640),
     "envelope": (envelope, 500),

@@ -158,9 +158,9 @@ class Writes:
         write: Any = self._counted
         rig.database.write = write  # type: ignore[method-assign]
 
-    async def _counted(self, work: Any) -> Any:
+    async def _counted(self, work: Any, **how: Any) -> Any:
         self.count += 1
-        return await self._write(work)
+        return await self._write(work, **how)
 
 
 async def test_a_lone_message_costs_one_transaction_beside_the_one_that_stores_it(

@@ -29,12 +29,12 @@ class Forgetful:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.database, name)
 
-    async def write(self, work: Work[Any]) -> Any:
+    async def write(self, work: Work[Any], *, is_small: bool = False) -> Any:
         if self.to_refuse:
             self.to_refuse -= 1
             raise StoreUnreachable("the connection is lost")
         answer, self.next_answer = self.next_answer, None
-        result = await self.database.write(work)
+        result = await self.database.write(work, is_small=is_small)
         if answer is not None:
             self.committed.set()
             await answer.wait()

@@ -196,7 +196,7 @@ class UnsteadyDatabase:
         self._reach()
         return self.inner.look(work)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         await self._travel()
         self._reach()
         result = self._commit(work)

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from urllib.parse import parse_qsl, unquote
 
@@ -95,12 +95,21 @@ class Call:
         announced = self.request.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > limit:
             raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
-        body = BytesIO()  # gives its bytes away without copying them
-        async for chunk in self.request.stream():
+        body: BytesIO | None = None  # gives its bytes away without copying them
+        while True:
+            message = await self.request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
             if self.room.take(len(chunk)) > limit:
                 raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
+            if not message.get("more_body", False):
+                if body is None:
+                    return chunk
+                body.write(chunk)
+                return body.getvalue()
+            body = body or BytesIO()
             body.write(chunk)
-        return body.getvalue()
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -137,6 +146,7 @@ class Route:
         self.publishes = publishes
         self.extra = extra or path.startswith("/qtasks/")
         self._segments = path.strip("/").split("/")
+        self.beginning = _beginning(self._segments)
         self._takes_rest = path.endswith("...}")
         self._rest = self._segments[-1][1:-4]
 
@@ -158,6 +168,11 @@ class Route:
         return params
 
 
+def _beginning(segments: Sequence[str]) -> tuple[str, ...]:
+    """Give what tells most paths apart: the first two segments, of which no route leaves one open."""
+    return tuple(each.lower() for each in segments[:2])
+
+
 class Api:
     """An ASGI app that serves `routes` of a broker to whoever bears one of the `tokens`, or a named one.
 
@@ -169,7 +184,10 @@ class Api:
     ) -> None:
         self._broker = broker
         self._is_local = is_local
-        self._routes = [each for each in routes if not (broker.config.strict and each.extra)]
+        self._routes: dict[tuple[str, ...], list[Route]] = {}
+        for each in routes:
+            if not (broker.config.strict and each.extra):
+                self._routes.setdefault(each.beginning, []).append(each)
         self._digests = [digest_of(each) for each in tokens]
         self._burst = Burst(broker.config.burst_limit)
         largest = max(broker.config.max_batch_bytes, broker.config.max_message_bytes)
@@ -190,24 +208,26 @@ class Api:
     async def _answer(self, request: Request) -> Response:
         self._broker.check_alive()  # whatever is asked: nothing may succeed any more
         route, params = self._route(request)
+        token_in_header = await self._admit(route, request)
         with self._uploads.room() as room:  # until the answer: a body waits for its commit as well
-            return await self._serve(route, Call(self._broker, request, params, room))
+            return await route.handler(Call(self._broker, request, params, room, token_in_header))
 
-    async def _serve(self, route: Route, call: Call) -> Response:
-        if not (route.is_open or (route.is_local and self._is_local)):
-            bearer, in_header = await self._authenticate(call, route)
-            call = replace(call, token_in_header=in_header)
-            if route.needs_full and bearer.scope is not Scope.FULL:
-                raise Forbidden(f"unable to authorize: {bearer.name!r} is a read-only token")
-            if not route.publishes:
-                self._burst.count(bearer.name, self._broker.clock.now())
-        return await route.handler(call)
+    async def _admit(self, route: Route, request: Request) -> bool:
+        """Let in who may use an operation; says whether a header has told who that is."""
+        if route.is_open or (route.is_local and self._is_local):
+            return True
+        bearer, in_header = await self._authenticate(route, request)
+        if route.needs_full and bearer.scope is not Scope.FULL:
+            raise Forbidden(f"unable to authorize: {bearer.name!r} is a read-only token")
+        if not route.publishes:
+            self._burst.count(bearer.name, self._broker.clock.now())
+        return in_header
 
     def _route(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
         segments = raw.decode("latin-1").strip("/").split("/") if raw.strip(b"/") else []
         allowed: list[str] = []
-        for route in self._routes:
+        for route in self._routes.get(_beginning(segments), ()):
             params = route.match(segments)
             if params is not None:
                 if route.method == request.method:
@@ -219,14 +239,15 @@ class Api:
             raise MethodNotAllowed(text, methods)
         raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
 
-    async def _authenticate(self, call: Call, route: Route) -> tuple[Bearer, bool]:
+    async def _authenticate(self, route: Route, request: Request) -> tuple[Bearer, bool]:
         """Say who calls, and whether the header tells it: that wins over the query (contract 7.1).
 
         Who publishes with the token in the query may have an `Authorization` of their own, which is to be
         forwarded (contract 3.5).
         """
-        scheme, _, header_token = call.request.headers.get("authorization", "").partition(" ")
-        pairs = parse_qsl(call.raw_query.decode("latin-1"))
+        scheme, _, header_token = request.headers.get("authorization", "").partition(" ")
+        raw_query: bytes = request.scope["query_string"]
+        pairs = parse_qsl(raw_query.decode("latin-1")) if raw_query else ()
         query_token = next((value for name, value in pairs if name.lower() == "qstash_token"), "")
         is_bearer = scheme.lower() == "bearer"
         if is_bearer and (bearer := await self._recognize(header_token)) is not None:

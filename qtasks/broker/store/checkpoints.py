@@ -46,22 +46,31 @@ class Checkpoints:
         """Have one made after the next commit. Safe to call from any thread."""
         self._due_bytes = self._look_at = 0
 
-    def after_commit(self) -> None:
-        """Make one if it is due; raises `sqlite3.Error` if the disk failed otherwise than by being full."""
+    def is_due(self) -> bool:
+        """Say whether one is to be made: the log has grown."""
         changed = self._connection.total_changes
         if changed < self._look_at:
+            return False
+        if self._size() > self._due_bytes:
+            return True
+        self._look_at = changed + self._look_rows
+        return False
+
+    def after_commit(self) -> None:
+        """Make one if it is due; raises `sqlite3.Error` if the disk failed otherwise than by being full."""
+        if not self.is_due():
             return
-        try:
-            size = os.stat(self._log).st_size
-        except OSError:
-            return
-        if size <= self._due_bytes:
-            self._look_at = changed + self._look_rows
-            return
+        size = self._size()
         if self._fits() and self._make():
             self._due_bytes = min(max(size, self._least_bytes), MOST_LOG_BYTES)
         else:
             self._due_bytes = size + STEP_BYTES
+
+    def _size(self) -> int:
+        try:
+            return os.stat(self._log).st_size
+        except OSError:
+            return 0
 
     def _fits(self) -> bool:
         """Say whether the disk has room for the pages that the log adds to the database."""

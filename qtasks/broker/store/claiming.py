@@ -55,7 +55,7 @@ def claim(
     if first:
         queues.freed(session, first)
     elif not outlook.has_line:
-        return Claimed((), outlook.next_at, is_all=True)
+        return Claimed([], outlook.next_at, is_all=True)
     claimant = _Claimant(node, app, lease_margin_ms, has_others, now)
     budget = _Budget(slots, alone_is_free, large_bytes, None if held is None else Rooms(held))
     claims: list[Claim] = []

@@ -96,8 +96,12 @@ class Database(Protocol):
         """Run `work` on one consistent snapshot; it must not write."""
         ...
 
-    async def write(self, work: Work[T]) -> T:
-        """Do what `run` does, off the event loop."""
+    async def write(self, work: Work[T], *, is_small: bool = False) -> T:
+        """Do what `run` does, off the event loop.
+
+        A work of a few rows is small: where commits are quick it may be done on the loop, which takes less
+        of its time than a thread does.
+        """
         ...
 
     async def read(self, work: Work[T]) -> T:

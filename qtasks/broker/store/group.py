@@ -57,6 +57,16 @@ class Group:
         result: T = ticket.result
         return result
 
+    def run_at_once(self, tickets: Sequence[Ticket], commit: Callable[[Sequence[Ticket]], None]) -> bool:
+        """Have these done on this thread by `commit`, at most a `GROUP`; False if another one is at it."""
+        with self._mutex:
+            if self._busy:
+                return False
+            self._busy = True
+        commit(tickets)
+        self._pass_on()
+        return True
+
     def _await_turn(self, ticket: Ticket) -> None:
         try:
             ticket.wake.acquire()
@@ -74,6 +84,12 @@ class Group:
         with self._mutex:
             group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
         self._commit(group)
+        self._pass_on()
+        for ticket in group:
+            if not ticket.leads:
+                ticket.wake.release()
+
+    def _pass_on(self) -> None:
         with self._mutex:
             if self._waiting:
                 following = self._waiting[0]
@@ -81,9 +97,6 @@ class Group:
                 following.wake.release()
             else:
                 self._busy = False
-        for ticket in group:
-            if not ticket.leads:
-                ticket.wake.release()
 
 
 def do_together(session: Session, group: Sequence[Ticket]) -> Sequence[Ticket]:

@@ -57,7 +57,7 @@ class MemoryDatabase:
         with self._lock:
             return self._perform(work, "ROLLBACK")
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         return self.run(work)  # there is no disk to wait for
 
     async def read(self, work: Work[T]) -> T:

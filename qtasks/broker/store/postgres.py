@@ -96,7 +96,7 @@ class PostgresDatabase:
             self._give_back(connection, is_good=True)
             return result
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
 

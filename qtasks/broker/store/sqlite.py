@@ -16,16 +16,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
+from qtasks.broker.store.at_once import AtOnce
 from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import Group, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries, statements
-from qtasks.clock import Clock
+from qtasks.clock import Clock, stopwatch_ns
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ T = TypeVar("T")
 log = logging.getLogger("qtasks.store")
 
 BUSY_MS = 5000
+BUSY_PAUSE_MS = 10
 READERS = 2
 NEXT_TO_NOTHING = 64 * 1024  # bytes of free room
 UNUSABLE = {
@@ -104,6 +107,8 @@ class SqliteDatabase:
         self._path = path
         self._queries = load_queries("sqlite")
         self._group = Group(self._commit)
+        self._at_once = AtOnce(self._do_at_once)
+        self._is_checkpointing = False
         self._failure: str | None = None
         self._changes = Changes()
         with _translated(path, self._fail):
@@ -134,8 +139,15 @@ class SqliteDatabase:
                     connection.execute("ROLLBACK")
                 self._readers.append(connection)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()  # before its threads are asked, which end with it
+        if is_small:
+            ticket = await self._at_once.done(work)
+            if ticket is not None:
+                if ticket.error is not None:
+                    raise ticket.error
+                result: T = ticket.result
+                return result
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
 
     async def read(self, work: Work[T]) -> T:
@@ -172,22 +184,41 @@ class SqliteDatabase:
             reader.close()
         self._writer.close()
 
-    def _commit(self, group: Sequence[Ticket]) -> None:
-        """Run a group in one transaction: all its effects are durable together, or none is."""
+    def _do_at_once(self, tickets: Sequence[Ticket]) -> bool:
+        """Commit on an event loop; False if nothing was done, as that would have to wait."""
+        if not self._group.run_at_once(tickets, partial(self._commit, waits=False)):
+            return False
+        if self._failure is None and not self._is_checkpointing and self._checkpoints.is_due():
+            self._is_checkpointing = True
+            self._executor.submit(self._checkpoint)
+        return not all(isinstance(each.error, StoreBusy) for each in tickets)
+
+    def _checkpoint(self) -> None:
+        self._is_checkpointing = False
+        self.run(lambda session: None)  # what fails in it breaks the store for good, or is tried again
+
+    def _commit(self, group: Sequence[Ticket], *, waits: bool = True) -> None:
+        """Run a group in one transaction: all its effects are durable together, or none is.
+
+        Unless it `waits`, it takes no time beyond its own: not for other programs, nor for a checkpoint.
+        """
         errand: Errand[Any] | None = None
         try:
             self._check_alive()
             with _translated(self._path, self._fail, writing=True):
-                self._writer.execute("BEGIN IMMEDIATE")
+                self._begin(waits)
                 try:
                     self._perform(group)
                     errand = self._changes.take() if self._session.announced else None
                     self._run_along(errand)
+                    began_at = stopwatch_ns()
                     self._writer.execute("COMMIT")
+                    self._at_once.took(stopwatch_ns() - began_at)
                 finally:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
-                self._checkpoints.after_commit()
+                if waits:
+                    self._checkpoints.after_commit()
             if errand is not None:
                 errand.end()
             if self._session.announced:
@@ -198,6 +229,18 @@ class SqliteDatabase:
                 errand.end(error)
             for ticket in group:
                 ticket.error = ticket.error or error
+
+    def _begin(self, waits: bool) -> None:
+        """Begin to write; if another program does, wait for it, but not for ever."""
+        for _ in range(BUSY_MS // BUSY_PAUSE_MS if waits else 0):
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            threading.Event().wait(BUSY_PAUSE_MS / 1000)
+        self._writer.execute("BEGIN IMMEDIATE")
 
     def _run_along(self, errand: Errand[Any] | None) -> None:
         """Do an errand, if there is one; if it fails by itself, nothing else does."""
@@ -265,6 +308,7 @@ def _open(path: str, durability: str, max_pages: int | None) -> sqlite3.Connecti
         migrate_sqlite(connection, path)
         if max_pages is not None:
             connection.execute(f"PRAGMA max_page_count = {max_pages}")
+        connection.execute("PRAGMA busy_timeout = 0")  # `_begin` waits, and nothing else need
     except BaseException:
         connection.close()
         raise
