@@ -32,10 +32,18 @@ class Ticket:
         self.wake.acquire()
 
 
-class Group:
-    """The works that wait for one writer. `commit` does those it is given, and notes what came of each."""
+Take = Callable[[], Sequence[Ticket]]
+"""Gives the works that have come since the last time, for the same commit; none once it has a `GROUP`."""
 
-    def __init__(self, commit: Callable[[Sequence[Ticket]], None]) -> None:
+
+class Group:
+    """The works that wait for one writer.
+
+    `commit` does those that it takes, and notes what came of each. It takes as late as it can, and again
+    before it commits: while it waits for the database, others come.
+    """
+
+    def __init__(self, commit: Callable[[Take], None]) -> None:
         self._commit = commit
         self._mutex = threading.Lock()
         self._waiting: deque[Ticket] = deque()
@@ -57,13 +65,13 @@ class Group:
         result: T = ticket.result
         return result
 
-    def run_at_once(self, tickets: Sequence[Ticket], commit: Callable[[Sequence[Ticket]], None]) -> bool:
-        """Have these done on this thread by `commit`, at most a `GROUP`; False if another one is at it."""
+    def run_at_once(self, tickets: Sequence[Ticket], commit: Callable[[Take], None]) -> bool:
+        """Have these and no others done on this thread by `commit`; False if another one is at it."""
         with self._mutex:
             if self._busy:
                 return False
             self._busy = True
-        commit(tickets)
+        commit(only(tickets))
         self._pass_on()
         return True
 
@@ -81,9 +89,16 @@ class Group:
 
     def _lead(self) -> None:
         """Commit the works that wait as one group, wake their callers, pass the lead on."""
-        with self._mutex:
-            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-        self._commit(group)
+        group: list[Ticket] = []
+
+        def take() -> Sequence[Ticket]:
+            with self._mutex:
+                count = min(GROUP - len(group), len(self._waiting))
+                taken = [self._waiting.popleft() for _ in range(count)]
+            group.extend(taken)
+            return taken
+
+        self._commit(take)
         self._pass_on()
         for ticket in group:
             if not ticket.leads:
@@ -97,6 +112,12 @@ class Group:
                 following.wake.release()
             else:
                 self._busy = False
+
+
+def only(tickets: Sequence[Ticket]) -> Take:
+    """Give these once, and then no others."""
+    given = iter((tickets,))
+    return lambda: next(given, ())
 
 
 def do_together(session: Session, group: Sequence[Ticket]) -> Sequence[Ticket]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.database import Work
-from qtasks.broker.store.group import Group, Ticket, do_together
+from qtasks.broker.store.group import Group, Take, Ticket, do_together, only
 from qtasks.broker.store.migrate_postgres import migrate_postgres
 from qtasks.broker.store.outbox import WORD, Outbox
 from qtasks.broker.store.postgres_checks import find_risks
@@ -178,11 +178,12 @@ class PostgresDatabase:
         else:
             connection.close()
 
-    def _commit(self, group: Sequence[Ticket]) -> None:
+    def _commit(self, take: Take) -> None:
         """Commit a group together or, if one of it fails, each alone: there are no savepoints here."""
+        group = list(take())
         try:
             self._check_alive()
-            self._together(group)
+            self._together(group, take)
         except BaseException as error:
             if (
                 len(group) == 1
@@ -193,20 +194,24 @@ class PostgresDatabase:
                     ticket.error = ticket.error or error
                 return
             for ticket in group:
-                self._commit([ticket])
+                self._commit(only([ticket]))
 
-    def _together(self, group: Sequence[Ticket]) -> None:
-        while not self._has_committed(group):
+    def _together(self, group: list[Ticket], take: Take) -> None:
+        while not self._has_committed(group, take):
             pass  # it has done nothing wrong: what was lost was idle, or what failed was an errand's
 
-    def _has_committed(self, group: Sequence[Ticket]) -> bool:
+    def _has_committed(self, group: list[Ticket], take: Take) -> bool:
         """Try to commit a group; False if it is to be done anew, at most once for each reason."""
         errand: Errand[Any] | None = None
         writer = self._writer = self._writer or self._new_writer()
         try:
             session = self._begin_writing(writer)
-            for ticket in do_together(session, group) if len(group) > 1 else group:
-                ticket.result = ticket.work(session)
+            taken: Sequence[Ticket] = group
+            while taken:
+                for ticket in do_together(session, taken) if len(taken) > 1 else taken:
+                    ticket.result = ticket.work(session)
+                taken = take()
+                group.extend(taken)
             writer.make_sure()
             errand = self._changes.take() if session.announced else None
             if errand is not None:

@@ -24,7 +24,7 @@ from qtasks.broker.store.at_once import AtOnce
 from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
-from qtasks.broker.store.group import Group, Ticket, do_together
+from qtasks.broker.store.group import Group, Take, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries, statements
 from qtasks.clock import Clock, stopwatch_ns
@@ -197,18 +197,21 @@ class SqliteDatabase:
         self._is_checkpointing = False
         self.run(lambda session: None)  # what fails in it breaks the store for good, or is tried again
 
-    def _commit(self, group: Sequence[Ticket], *, waits: bool = True) -> None:
+    def _commit(self, take: Take, *, waits: bool = True) -> None:
         """Run a group in one transaction: all its effects are durable together, or none is.
 
         Unless it `waits`, it takes no time beyond its own: not for other programs, nor for a checkpoint.
         """
         errand: Errand[Any] | None = None
+        group: list[Ticket] = []
         try:
             self._check_alive()
             with _translated(self._path, self._fail, writing=True):
                 self._begin(waits)
                 try:
-                    self._perform(group)
+                    while taken := take():
+                        group += taken
+                        self._perform(taken, is_alone=len(group) == 1)
                     errand = self._changes.take() if self._session.announced else None
                     self._run_along(errand)
                     began_at = stopwatch_ns()
@@ -227,7 +230,7 @@ class SqliteDatabase:
         except BaseException as error:
             if errand is not None:
                 errand.end(error)
-            for ticket in group:
+            for ticket in group or take():
                 ticket.error = ticket.error or error
 
     def _begin(self, waits: bool) -> None:
@@ -256,8 +259,8 @@ class SqliteDatabase:
             self._writer.execute("ROLLBACK TO errand")
         self._writer.execute("RELEASE errand")
 
-    def _perform(self, group: Sequence[Ticket]) -> None:
-        if len(group) == 1:
+    def _perform(self, group: Sequence[Ticket], *, is_alone: bool) -> None:
+        if is_alone:
             group[0].result = group[0].work(self._session)
             return
         for ticket in self._merged(group):
