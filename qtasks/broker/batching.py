@@ -1,6 +1,6 @@
 """Which claims go together in one request, and the lines that it has. Pure.
 
-Only what its sender lets be batched is, of destinations that have been quick of late: attempts, leases and
+Only what its sender lets be batched is, if work of its kind has been quick of late: attempts, leases and
 limits stay those of each message. Who waits in order goes alone, and so does who has no attempt to lose,
 who is large, and who was in flight at a crash or lost its line in a batch before.
 """
@@ -18,12 +18,12 @@ MOST_BYTES = 1024 * 1024
 """Of all bodies of a batch."""
 
 
-def parted(claims: Sequence[Claim], is_quick: Callable[[str], bool]) -> list[list[Claim]]:
+def parted(claims: Sequence[Claim], is_quick: Callable[[Claim], bool]) -> list[list[Claim]]:
     """Part claims into those that go together, and those that go alone."""
     alone: list[list[Claim]] = []
     together: dict[tuple[str, int, int], list[Claim]] = {}
     for each in claims:
-        if _may_be_batched(each) and is_quick(each.url):
+        if _may_be_batched(each) and is_quick(each):
             assert each.extras.batch is not None
             together.setdefault((each.url, each.timeout_ms, each.extras.batch), []).append(each)
         else:

@@ -26,7 +26,7 @@ from qtasks.broker.batching import parted, written
 from qtasks.broker.config import ApiTarget
 from qtasks.broker.delivery import AHEAD, Answer, spare
 from qtasks.broker.delivery_headers import USER_AGENT, delivery_headers
-from qtasks.broker.pace import Pace
+from qtasks.broker.pace import Paces
 from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, Hold, ResponseBudget
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store.messages import LARGE_BYTES
@@ -45,6 +45,7 @@ KEEPALIVE_S = 3.0
 QUICK_NS = 100_000_000
 """What answers within that is delivered together."""
 MOST_PACES = 1000
+"""Of so many kinds it is known whether they are quick: more than apps have tasks, and 8 MiB at the worst."""
 
 
 class _RefusedAddress(OSError):
@@ -117,7 +118,7 @@ class HttpDeliverer:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._limits: dict[int, asyncio.Timeout] = {}
         self._dropped: set[int] = set()
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces(QUICK_NS, MOST_PACES)
         self._batches: list[BatchDelivery] = []
 
     @property
@@ -127,10 +128,10 @@ class HttpDeliverer:
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         """Deliver one claim, or several in one request: those that `part` has put together."""
-        pace, began_at = self._pace(claims[0].url), stopwatch_ns()
+        began_at = stopwatch_ns()
         if len(claims) == 1:
             reply = await self._attempt(claims[0])
-            pace.took(stopwatch_ns() - began_at)
+            self._paces.took(_work(claims[0]), stopwatch_ns() - began_at)
             yield claims[0], reply
             return
         batch = BatchDelivery(claims)
@@ -140,26 +141,18 @@ class HttpDeliverer:
             async for answer in batch.answers(
                 self._ask_together, self._whole, partial(self._grow, hold), hold
             ):
-                pace.took(stopwatch_ns() - began_at)
+                self._paces.took(_work(answer[0]), stopwatch_ns() - began_at)
                 yield answer
         finally:
             self._batches.remove(batch)
 
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
-        return parted(claims, lambda url: self._pace(url).is_quick)
+        return parted(claims, lambda claim: self._paces.is_quick(_work(claim)))
 
     def window(self, concurrency: int) -> int:
         """A batch takes the place of one attempt: as many claims more as it has messages are welcome."""
         spared = sum(max(0, len(each.left) - 1) for each in self._batches)
         return min(concurrency + spared, concurrency * AHEAD)
-
-    def _pace(self, url: str) -> Pace:
-        found = self._paces.get(url)
-        if found is None:
-            if len(self._paces) >= MOST_PACES:
-                self._paces.clear()  # they are learnt again at once
-            found = self._paces[url] = Pace(QUICK_NS)
-        return found
 
     def drop(self, claim: Claim) -> None:
         for each in self._batches:
@@ -328,6 +321,11 @@ class HttpDeliverer:
         # is sent again is for the broker to decide, which counts it.
         session._retry_connection = False
         return session
+
+
+def _work(claim: Claim) -> tuple[str, str | None]:
+    """Say of which work a claim is: a destination's, and of it that kind which its sender told."""
+    return claim.url, claim.extras.kind
 
 
 def _verifying() -> ssl.SSLContext:

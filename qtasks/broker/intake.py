@@ -259,10 +259,11 @@ def _extras(outgoing: Outgoing, api: str | None) -> Extras:
         outgoing.fired_at,
         options.expires_at,
         options.batch,
+        options.kind,
     )
     asked = ASKED(options)
-    if asked == NOTHING_ASKED and not any(given):
-        return NO_EXTRAS
+    if asked == NOTHING_ASKED:
+        return Extras(*given) if any(given) else NO_EXTRAS
     return Extras(*given, **dict(zip(OPTIONS, asked, strict=True)))
 
 

@@ -19,6 +19,7 @@ CATCH_UP = ("latest", "all", "none")
 OVERLAP = ("allow", "skip")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_LABEL_BYTES = 256
+MAX_KIND_BYTES = 128
 # An index entry of PostgreSQL holds less than 2,704 bytes, and this id stands in one.
 MAX_DEDUP_ID_BYTES = 1024
 
@@ -44,6 +45,15 @@ def read_batch(text: str) -> int:
     if not 1 <= count <= MOST_IN_BATCH:
         raise InvalidValue(f"must be from 1 to {MOST_IN_BATCH}, not {quoted(text)}")
     return count
+
+
+def read_kind(text: str) -> str:
+    """Check the name of a kind of work, which is any text that can be shown on one line."""
+    if not text.isprintable():
+        raise InvalidValue(f"{quoted(text)} has characters that cannot be printed")
+    if len(text.encode()) > MAX_KIND_BYTES:
+        raise InvalidValue(f"must be at most {MAX_KIND_BYTES} bytes long, unlike {quoted(text)}")
+    return text
 
 
 def read_seconds(text: str) -> int:

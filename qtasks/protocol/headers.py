@@ -67,6 +67,10 @@ class Options:
     result_ttl_ms: int | None = None
     queue: QueueSpec | None = None
     flow: FlowSpec | None = None
+    batch: int | None = None
+    """With how many others, at most, its destination takes it in one request."""
+    kind: str | None = None
+    """A name for work of its sort, such as the task's: whether it is quick is learnt of each kind."""
     redact: Redaction | None = None
     cron: Cron | None = None
     every: Every | None = None
@@ -75,8 +79,6 @@ class Options:
     catch_up: str | None = None
     overlap: str | None = None
     expires_after_ms: int | None = None
-    batch: int | None = None
-    """With how many others, at most, its destination takes it in one request."""
     callback: Callback | None = None
     failure_callback: Callback | None = None
 
@@ -156,6 +158,7 @@ ROWS = (
     Row("Qtasks-Overlap", "overlap", values.read_overlap, str),
     Row("Qtasks-Expires-After", "expires_after_ms", values.read_timeout, format_duration),
     Row("Qtasks-Batch", "batch", values.read_batch, str),
+    Row("Qtasks-Batch-Kind", "kind", values.read_kind, str),
 )
 
 CALLBACKS = (("Upstash-Callback", "callback"), ("Upstash-Failure-Callback", "failure_callback"))

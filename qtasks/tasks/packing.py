@@ -5,6 +5,7 @@ Pure but for clock and ids. Sending it is the business of `calling.py`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -12,11 +13,12 @@ from typing import Any, Protocol
 from orjson import dumps, loads
 
 from qtasks.clock import Clock
-from qtasks.errors import ArgumentsError, BadRequest
+from qtasks.errors import ArgumentsError, BadRequest, InvalidValue
 from qtasks.ids import Ids
 from qtasks.protocol.cron import Cron
 from qtasks.protocol.every import Every
 from qtasks.protocol.flow import FlowSpec, check_flow_key
+from qtasks.protocol.header_values import read_kind
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
 from qtasks.tasks.codec import Signature
@@ -30,6 +32,7 @@ from qtasks.tasks.tracing import trace_here
 JSON_TYPE = "application/json"
 MARGIN_MS = 3000
 """So much longer than a task's own timeout the broker waits: the app is to be the one that says it."""
+DIGITS = 32
 MOULDS = 1000
 """As many kinds of calls, by task and options, are kept ready."""
 
@@ -218,6 +221,7 @@ class _Mould:
             result_ttl_ms=template.result_ttl_ms,
             queue=spec,
             batch=batch,
+            kind=_kind(template.task) if batch is not None and batch > 1 else None,
         )
 
     def message(
@@ -251,9 +255,18 @@ class _Mould:
             shared.result_ttl_ms,
             shared.queue,
             flow,
-            batch=shared.batch,
+            shared.batch,
+            shared.kind,
         )
         return Outgoing(self._destination, body, options, self._queue)
+
+
+def _kind(task: str) -> str:
+    """Say of what kind calls of a task are: its name, or a digest of one that no header can have."""
+    try:
+        return read_kind(task)
+    except InvalidValue:
+        return hashlib.sha256(task.encode()).hexdigest()[:DIGITS]
 
 
 def _by_the_clock(told: Options, periodic: Periodic, envelope: Envelope) -> Options:

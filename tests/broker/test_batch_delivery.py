@@ -50,9 +50,9 @@ async def deliverer() -> AsyncIterator[HttpDeliverer]:
     await made.close()
 
 
-def claims(server: WireServer, *seqs: int, **changes: object) -> list[Claim]:
+def claims(server: WireServer, *seqs: int, kind: str | None = None, **changes: object) -> list[Claim]:
     """Make claims of messages to the server."""
-    extras = Extras(batch=10)
+    extras = Extras(batch=10, kind=kind)
     return [
         claim(
             f"{server.url}/app/run",
@@ -214,7 +214,7 @@ async def test_only_the_quick_are_sent_several_and_have_more_in_hand(
     wanted = claims(server, 1, 2, ordered=False)
     assert [len(part) for part in deliverer.part(wanted)] == [1, 1]
     for _ in range(20):
-        deliverer._pace(wanted[0].url).took(QUICK_NS // 100)
+        deliverer._paces.took((wanted[0].url, None), QUICK_NS // 100)
     assert [len(part) for part in deliverer.part(wanted)] == [2]
 
     assert deliverer.window(8) == 8
@@ -267,3 +267,59 @@ async def test_who_turns_slow_is_sent_each_alone_until_it_is_quick_again(
         sizes, targets = await taking(took_ns)
         assert sizes[0] != size  # what was learnt before holds
         assert (sizes[-1], targets[-1]) == (size, target)
+
+
+@pytest.mark.parametrize("others", ["quick", None])
+async def test_a_slow_kind_goes_alone_until_it_is_quick_while_others_go_together(
+    deliverer: HttpDeliverer, server: WireServer, monkeypatch: pytest.MonkeyPatch, others: str | None
+) -> None:
+    stopwatch = Stopwatch()
+    monkeypatch.setattr("qtasks.broker.http_delivery.stopwatch_ns", stopwatch)
+    wanted = [
+        *claims(server, 1, 2, kind=others, ordered=False),
+        *claims(server, 3, 4, kind="slow", ordered=False),
+    ]
+
+    async def taking(slow_ns: int) -> list[list[list[int]]]:
+        """Deliver time and again; give what went in one request, each time."""
+        parts = []
+        for _ in range(2 * MEMORY):
+            together = deliverer.part(wanted)
+            for part in together:
+                stopwatch.step_ns = slow_ns if part[0].extras.kind == "slow" else QUICK_NS // 100
+                lines = b"".join(line(each.seq) for each in part)
+                server.answers.append(OK if len(part) == 1 else stream(lines))
+                await deliver(deliverer, list(part))
+            parts.append([[each.seq for each in part] for part in together])
+        return parts
+
+    for slow_ns, begun, ended in [
+        (QUICK_NS * 2, [[1], [2], [3], [4]], [[1, 2], [3], [4]]),
+        (QUICK_NS // 100, [[1, 2], [3], [4]], [[1, 2, 3, 4]]),
+    ]:
+        parts = await taking(slow_ns)
+        assert (parts[0], parts[-1]) == (begun, ended)
+
+
+async def test_a_kind_that_turns_slow_among_others_goes_alone_and_leaves_them_together(
+    deliverer: HttpDeliverer, server: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 0
+    monkeypatch.setattr("qtasks.broker.http_delivery.stopwatch_ns", lambda: now_ns)
+    wanted = [
+        *claims(server, 1, 2, kind="quick", ordered=False),
+        *claims(server, 3, kind="other", ordered=False),
+    ]
+    for kind in ("quick", "other"):
+        for _ in range(2 * MEMORY):
+            deliverer._paces.took((wanted[0].url, kind), QUICK_NS // 100)
+    assert [len(part) for part in deliverer.part(wanted)] == [3]
+
+    for _ in range(MEMORY):
+        server.answers.append(stream(line(1) + line(2) + line(3)))
+        async with asyncio.timeout(10):
+            async for each, _ in deliverer.deliver(wanted):
+                if each.seq == 2:  # the answer to the last one is taken later
+                    now_ns += 2 * QUICK_NS
+
+    assert [[each.seq for each in part] for part in deliverer.part(wanted)] == [[1, 2], [3]]

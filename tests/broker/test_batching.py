@@ -1,7 +1,8 @@
-"""Which claims are delivered together: those that ask for it, can stand it, and go to somebody quick."""
+"""Which claims are delivered together: those that ask for it, can stand it, and are of a quick kind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,17 +25,21 @@ def asking(seq: int, **changes: Any) -> Claim:
     return new_claim(now=NOW, seq=seq, id=f"msg_{seq}", **{**usual, **changes})
 
 
-def parts(*claims: Claim, is_quick: bool = True) -> list[list[int]]:
+def parts(*claims: Claim, is_quick: Callable[[Claim], bool] = lambda claim: True) -> list[list[int]]:
     """Give the numbers of what goes together."""
-    return [[each.seq for each in part] for part in parted(claims, lambda url: is_quick)]
+    return [[each.seq for each in part] for part in parted(claims, is_quick)]
 
 
 def test_those_that_ask_go_together_up_to_as_many_as_they_say() -> None:
     assert parts(*map(asking, range(7))) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_nobody_goes_together_to_a_destination_that_is_not_quick() -> None:
-    assert parts(asking(1), asking(2), is_quick=False) == [[1], [2]]
+def test_what_is_not_quick_goes_alone_and_the_others_together_whatever_their_kinds() -> None:
+    one, two, slow = (Extras(batch=3, kind=kind) for kind in ("one", "two", "slow"))
+    claims = [asking(seq, extras=extras) for seq, extras in enumerate([one, slow, two, slow, ASKING])]
+
+    assert parts(*claims, is_quick=lambda claim: claim.extras.kind != "slow") == [[0, 2, 4], [1], [3]]
+    assert parts(*claims, is_quick=lambda claim: False) == [[0], [1], [2], [3], [4]]
 
 
 @pytest.mark.parametrize(

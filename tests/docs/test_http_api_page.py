@@ -132,6 +132,7 @@ SAMPLES = {
     "Qtasks-Overlap": "skip",
     "Qtasks-Expires-After": "10m",
     "Qtasks-Batch": "9",
+    "Qtasks-Batch-Kind": "shop.mail",
     "Qtasks-Task-Id": "t",
     "Qtasks-Result-TTL": "60",
     "Qtasks-Not-Before": "1000",

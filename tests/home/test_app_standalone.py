@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from qtasks import Context, QTasks, Queue, TaskFailed
+from qtasks.broker.http_delivery import QUICK_NS
 from qtasks.broker.pace import MEMORY
+from qtasks.protocol.batches import read_deliveries
+from qtasks.tasks.envelope import unpack
 from tests.support import BATCH, every_home
 from tests.support.every_home import Mount, in_standalone
 from tests.support.homes import SOON_S
@@ -118,3 +121,47 @@ async def test_calls_share_requests_once_they_were_quick_if_this_run_has_batches
 
     assert any(path.endswith("/run") for path in paths)
     assert any(path.endswith("/batch") for path in paths) == (BATCH > 1)
+
+
+async def test_a_slow_task_goes_alone_while_quick_ones_of_its_app_share_requests(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns, took_ns = 0, 2 * QUICK_NS
+    shared: list[list[str]] = []
+
+    class Recorder(Mount):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            body = b""
+
+            async def listen() -> Message:
+                nonlocal body
+                message = await receive()
+                body += message.get("body", b"")
+                return message
+
+            await super().__call__(scope, listen, send)
+            if scope["path"].endswith("/batch"):
+                shared.append([unpack(each.body).task for each in read_deliveries(body)])
+
+    monkeypatch.setattr(every_home, "Mount", Recorder)
+    monkeypatch.setattr("qtasks.broker.http_delivery.stopwatch_ns", lambda: now_ns)
+    async with in_standalone(store) as tasks:
+
+        @tasks.task(name="quick")
+        async def quick() -> None: ...
+
+        @tasks.task(name="slow")
+        async def slow() -> None:
+            nonlocal now_ns
+            now_ns += took_ns
+
+        for task in (quick, slow):
+            for _ in range(2 * MEMORY):
+                await (await task.adelay()).aget(SOON_S)
+        took_ns = 0  # or the quick ones beside it would seem slow
+        async with tasks.collect():
+            calls = [await task.adelay() for _ in range(MEMORY // 4) for task in (quick, quick, slow)]
+        for each in calls:
+            await each.aget(SOON_S)
+
+    assert {name for names in shared for name in names} == ({"quick"} if BATCH > 1 else set())

@@ -144,4 +144,5 @@ OF_HEADERS: dict[str, Texts] = {
     "Qtasks-Overlap": st.sampled_from(["allow", "Skip"]),
     "Qtasks-Expires-After": DURATIONS,
     "Qtasks-Batch": st.integers(1, 1000).map(str),
+    "Qtasks-Batch-Kind": of("ab é.<>"),
 }

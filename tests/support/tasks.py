@@ -97,7 +97,7 @@ class Workshop:
         """Deliver a call to the executor."""
         return await self.executor.execute(self.delivery(self.envelope(task, *args, **changes)))
 
-    def packer(self, url: str = URL, **queues: Queue) -> Packer:
+    def packer(self, url: str = URL, batch: int | None = None, **queues: Queue) -> Packer:
         """Give what makes the messages of this app's calls."""
         return Packer(
             signer=lambda: self.signer,
@@ -106,6 +106,7 @@ class Workshop:
             layers=self.layers,
             clock=self.clock,
             ids=self._ids,
+            batch=batch,
         )
 
     def headers(self, body: bytes, **changes: str | None) -> dict[str, str]:

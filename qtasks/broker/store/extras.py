@@ -14,7 +14,7 @@ from qtasks.protocol.flow import FlowSpec
 from qtasks.protocol.headers import Callback, Options, parse_options, render_options
 from qtasks.protocol.redact import Redaction
 
-PLAIN = ("group", "endpoint", "schedule_id", "api", "fired_at", "expires_at", "batch")
+PLAIN = ("group", "endpoint", "schedule_id", "api", "fired_at", "expires_at", "batch", "kind")
 OPTIONS = ("flow", "redact", "callback", "failure_callback")
 
 
@@ -35,6 +35,8 @@ class Extras:
     expires_at: int | None = None
     batch: int | None = None
     """With how many others, at most, its destination takes it in one request."""
+    kind: str | None = None
+    """A name for work of its sort, if its sender gave one."""
     flow: FlowSpec | None = None
     redact: Redaction | None = None
     callback: Callback | None = None

@@ -13,6 +13,7 @@ from qtasks.protocol.flow import FLOW_KEY, FLOW_VALUE, MAX_FLOW_KEY_BYTES
 from qtasks.protocol.header_values import (
     CATCH_UP,
     MAX_DEDUP_ID_BYTES,
+    MAX_KIND_BYTES,
     METHODS,
     MOST_IN_BATCH,
     OVERLAP,
@@ -107,6 +108,11 @@ _SETTINGS: dict[str, tuple[Json, object, str]] = {
         {"type": "integer", "minimum": 1, "maximum": MOST_IN_BATCH},
         100,
         "How many messages at most the destination takes in one request.",
+    ),
+    "kind": (
+        {"type": "string", "maxLength": MAX_KIND_BYTES},
+        "shop.send_email",
+        "A name for work of its sort: messages of a kind that is quick share such requests.",
     ),
 }
 # OpenAPI describes the content type with the body.
