@@ -17,8 +17,6 @@ from qtasks.broker.store.records import Claim, Reply
 
 Answer = tuple[Claim, Reply]
 LARGEST_STATUS = 999
-AHEAD = 4
-"""How many times as many claims a quick app has in hand as it runs at once."""
 SPARE_PARTS = 8
 
 
@@ -55,8 +53,7 @@ Drop = Callable[[Claim], None]
 class InProcessDeliverer:
     """Hands claims to the app in this process, on the app's own loop; no HTTP in between.
 
-    As long as the app `is_quick`, it is handed more than it runs at once: a small task takes less time than
-    the store to record it and to give the next one.
+    It is handed `ahead` times as many as it runs at once.
     """
 
     def __init__(
@@ -64,18 +61,18 @@ class InProcessDeliverer:
         run: Run,
         app_loop: asyncio.AbstractEventLoop,
         drop: Drop = lambda claim: None,
-        is_quick: Callable[[], bool] = lambda: False,
+        ahead: Callable[[], int] = lambda: 1,
     ) -> None:
         self._run = run
         self._app_loop = app_loop
         self._drop = drop
-        self._is_quick = is_quick
+        self._ahead = ahead
 
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
         return [claims]
 
     def window(self, concurrency: int) -> int:
-        return concurrency * AHEAD if self._is_quick() else concurrency
+        return concurrency * self._ahead()
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         box = _Box(asyncio.get_running_loop(), self._app_loop)

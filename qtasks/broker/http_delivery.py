@@ -24,7 +24,7 @@ from qtasks.broker.addresses import Endpoint, call_url
 from qtasks.broker.batch_delivery import OK, BatchDelivery
 from qtasks.broker.batching import parted, written
 from qtasks.broker.config import ApiTarget
-from qtasks.broker.delivery import AHEAD, Answer, spare
+from qtasks.broker.delivery import Answer, spare
 from qtasks.broker.delivery_headers import USER_AGENT, delivery_headers
 from qtasks.broker.pace import Paces
 from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, Hold, ResponseBudget
@@ -42,6 +42,8 @@ Body = bytes | BytesIO
 # Shorter than the 5 s after which uvicorn closes an idle connection: a request that meets the close
 # would be a failed attempt for nothing.
 KEEPALIVE_S = 3.0
+AHEAD = 4
+"""How many times as many claims as there may be requests at once are in hand, if batches spare requests."""
 QUICK_NS = 100_000_000
 """What answers within that is delivered together."""
 MOST_PACES = 1000

@@ -25,6 +25,10 @@ class Pace:
         """Whether they are short: what waits behind some of them hardly notices."""
         return self._mean_ns < self._quick_ns
 
+    def count(self, ns: int) -> int:
+        """Say how many of them, one after the other, take so long."""
+        return int(ns / max(self._mean_ns, 1))
+
     def took(self, ns: int) -> None:
         """Learn how long one took."""
         self._mean_ns += (min(ns, MOST_NS) - self._mean_ns) / MEMORY

@@ -30,17 +30,17 @@ from qtasks.tasks.schedules import Timetable
 ABANDON_S = 2
 
 
-def never() -> bool:
-    """Say that an app is not quick: then it has no more in hand than it runs."""
-    return False
+def no_more() -> int:
+    """Have an app be handed no more than it runs at once."""
+    return 1
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSetup:
     """What an embedded broker is made with.
 
-    `run` executes claims of `app` on the app's loop, and `drop` calls one off there; `is_quick` says of any
-    thread whether its tasks are so short that it should be handed more than it runs at once.
+    `run` executes claims of `app` on the app's loop, and `drop` calls one off there; `ahead` says, from any
+    thread, how many times as many as it runs at once it is to be handed.
     """
 
     app: str
@@ -54,7 +54,7 @@ class EngineSetup:
     listen: tuple[str, int] | None = None
     """Where to serve the API on TCP too."""
     drop: Drop = lambda claim: None
-    is_quick: Callable[[], bool] = never
+    ahead: Callable[[], int] = no_more
     rules: DestinationRules = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class Engine:
         try:
             self.broker.declare(setup.queues)
             synchronise(self.broker.schedules, setup.timetable())  # before any of them fires
-            in_process = InProcessDeliverer(setup.run, app_loop, setup.drop, setup.is_quick)
+            in_process = InProcessDeliverer(setup.run, app_loop, setup.drop, setup.ahead)
             self._node = Node(
                 self.broker,
                 RoutedDeliverer(in_process, self._http()),

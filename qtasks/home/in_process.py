@@ -20,6 +20,9 @@ from qtasks.tasks.turns import Turns
 log = logging.getLogger("qtasks.app")
 
 QUICK_NS = 5_000_000
+MOST_AHEAD = 16
+IN_HAND_NS = 20_000_000
+"""For as long as that there is work in hand for each task that runs at once, if tasks are quick."""
 Tell = Callable[[Claim, Reply], None]
 
 
@@ -32,9 +35,12 @@ class AppRunner:
         self._cancellations: dict[tuple[int, int], Cancellation] = {}
         self._pace = Pace(QUICK_NS)
 
-    def is_quick(self) -> bool:
-        """Say whether tasks are so short that claims may wait here; from any thread."""
-        return self._pace.is_quick
+    def ahead(self) -> int:
+        """Say how many times as many claims as run at once may be here; from any thread.
+
+        Small tasks are over before the store has recorded them and given the next ones.
+        """
+        return min(MOST_AHEAD, self._pace.count(IN_HAND_NS)) if self._pace.is_quick else 1
 
     def run(self, claims: Sequence[Claim], tell: Tell) -> None:
         """Run all claims; `tell` is called once for each, on this loop."""

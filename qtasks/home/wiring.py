@@ -17,7 +17,7 @@ from qtasks.broker.intake import internal_url
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError
 from qtasks.home.apps import Home
-from qtasks.home.engine import EngineSetup, never
+from qtasks.home.engine import EngineSetup, no_more
 from qtasks.home.homes import make_home
 from qtasks.home.in_process import AppRunner
 from qtasks.home.outbox import AtOnce, Outbox
@@ -214,7 +214,7 @@ class Wiring:
             app=self._name,
             run=runner.run,
             drop=runner.drop,
-            is_quick=runner.is_quick if self._settings.batch > 1 else never,
+            ahead=runner.ahead if self._settings.batch > 1 else no_more,
             config=BrokerConfig(concurrency=self._concurrency),
             ids=self._ids,
             timetable=self._timetable,

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qtasks.broker.delivery import AHEAD
+from qtasks.broker.http_delivery import AHEAD
 from tests.support.ledger import DONE, Start, balance, read_ledger
 from tests.support.load import Load
 from tests.support.processes import AppProcess, BrokerProcess, Processes

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from qtasks import QTasks, Settings
-from qtasks.broker.delivery import AHEAD, InProcessDeliverer
+from qtasks.broker.delivery import InProcessDeliverer
 from qtasks.broker.pace import MEMORY, Pace
 from qtasks.broker.store.records import Claim, Reply
-from qtasks.home.in_process import QUICK_NS, AppRunner
+from qtasks.home.in_process import MOST_AHEAD, QUICK_NS, AppRunner
 from qtasks.tasks.answers import Answer
 from qtasks.tasks.execution import Delivery
 from tests.support.store import new_claim
@@ -115,13 +116,28 @@ def test_tasks_of_hours_are_forgotten_as_soon_as_others() -> None:
 
 async def test_a_quick_app_is_handed_more_than_it_runs_at_once() -> None:
     loop = asyncio.get_running_loop()
-    quick = InProcessDeliverer(lambda claims, tell: None, loop, is_quick=lambda: True)
+    quick = InProcessDeliverer(lambda claims, tell: None, loop, ahead=lambda: 16)
     slow = InProcessDeliverer(lambda claims, tell: None, loop)
 
-    assert (quick.window(64), slow.window(64)) == (64 * AHEAD, 64)
+    assert (quick.window(64), slow.window(64)) == (64 * 16, 64)
 
 
-@pytest.mark.parametrize(("batch", "in_hand"), [(1, 1), (100, AHEAD)])
+@pytest.mark.parametrize(
+    ("took_ns", "ahead"), [(0, 16), (10**6, 16), (1_900_000, 10), (3_900_000, 5), (5 * 10**6, 1), (10**9, 1)]
+)
+async def test_an_app_is_handed_the_more_the_shorter_its_tasks_are(
+    monkeypatch: pytest.MonkeyPatch, took_ns: int, ahead: int
+) -> None:
+    bench = Bench()
+    monkeypatch.setattr("qtasks.home.in_process.stopwatch_ns", cycle([0, took_ns]).__next__)
+    bench.executor.released.set()
+    bench.run(*range(20 * MEMORY))
+    await bench.has_told(20 * MEMORY)
+
+    assert bench.runner.ahead() == ahead
+
+
+@pytest.mark.parametrize(("batch", "in_hand"), [(1, 1), (100, MOST_AHEAD)])
 async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, in_hand: int
 ) -> None:
@@ -136,7 +152,7 @@ async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
 
     seen = []
     async with app.lifespan(), asyncio.timeout(SOON_S):
-        calls = await held.adelay_many([held.call()] * (3 * MEMORY))
+        calls = await held.adelay_many([held.call()] * (5 * MEMORY))
         for each in calls:
             await begun.acquire()
             views = [await app._home.aresult(every.id) for every in calls]
