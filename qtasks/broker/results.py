@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 
 LOOK_MS = 100
+FEW = 8
 
 
 class Results:
@@ -95,9 +96,9 @@ class Results:
 
     async def _await(self, question: _Question[T], wait_ms: int) -> T:
         if wait_ms <= 0:
-            return await self._database.read(question.ask)
+            return await self._database.read(question.ask, is_small=question.is_small)
         with self._waiters.expect(question.task_ids) as done:
-            found = await self._database.read(question.ask)
+            found = await self._database.read(question.ask, is_small=question.is_small)
             if question.is_answered(found):
                 return found
             arrival = asyncio.wrap_future(done)
@@ -106,12 +107,12 @@ class Results:
                     ended, _ = await asyncio.wait({arrival}, timeout=pause_ms / 1000)
                     if ended:
                         break
-                    found = await self._database.read(question.ask)
+                    found = await self._database.read(question.ask, is_small=question.is_small)
                     if question.is_answered(found):
                         return found
             finally:
                 arrival.cancel()
-        return self._checked(question, await self._database.read(question.ask))
+        return self._checked(question, await self._database.read(question.ask, is_small=question.is_small))
 
     def _pauses(self, wait_ms: int) -> Iterator[int]:
         """Give the pauses between looks: one, unless tasks may end on other nodes, which tell nobody here."""
@@ -133,3 +134,8 @@ class _Question(Generic[T]):
     task_ids: Sequence[str]
     ask: Callable[[Session], T]
     is_answered: Callable[[T], bool]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is about a few tasks only."""
+        return len(self.task_ids) <= FEW

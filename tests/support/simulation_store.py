@@ -204,7 +204,7 @@ class UnsteadyDatabase:
         self._reach()
         return result
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, is_small: bool = False) -> T:
         await self._travel()
         return self.look(work)
 

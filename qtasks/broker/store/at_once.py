@@ -34,13 +34,18 @@ class AtOnce:
         # By loop: only the thread of a loop touches what is its own.
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, asyncio.Future[bool]]]] = {}
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether commits were quick of late: so is the disk, then."""
+        return self._mean_ns < QUICK_NS
+
     def took(self, ns: int) -> None:
         """Learn how long a commit took."""
         self._mean_ns += (ns - self._mean_ns) / MEMORY
 
     async def done(self, work: Work[Any]) -> Ticket | None:
         """Have a work done in this turn of the running loop; None if it was not, and a thread is to do it."""
-        if self._mean_ns >= QUICK_NS:
+        if not self.is_quick:
             self._declined += 1
             if self._declined % TRIED_AGAIN:
                 return None

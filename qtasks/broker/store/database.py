@@ -104,8 +104,8 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, work: Work[T]) -> T:
-        """Do what `look` does, off the event loop."""
+    async def read(self, work: Work[T], *, is_small: bool = False) -> T:
+        """Do what `look` does, off the event loop; what looks at a few rows is small, as with `write`."""
         ...
 
     async def changed(

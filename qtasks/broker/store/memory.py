@@ -60,7 +60,7 @@ class MemoryDatabase:
     async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         return self.run(work)  # there is no disk to wait for
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, is_small: bool = False) -> T:
         return self.look(work)
 
     def lead(self, clock: Clock) -> Clock:

@@ -100,7 +100,7 @@ class PostgresDatabase:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 

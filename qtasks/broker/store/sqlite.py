@@ -129,7 +129,11 @@ class SqliteDatabase:
 
     def look(self, work: Work[T]) -> T:
         self._check_alive()
-        with self._reading, _translated(self._path, self._fail):
+        with self._reading:
+            return self._look(work)
+
+    def _look(self, work: Work[T]) -> T:
+        with _translated(self._path, self._fail):
             connection = self._readers.pop() if self._readers else _open_reader(self._path)
             try:
                 connection.execute("BEGIN")
@@ -150,8 +154,13 @@ class SqliteDatabase:
                 return result
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()
+        if is_small and self._at_once.is_quick and self._reading.acquire(blocking=False):
+            try:
+                return self._look(work)
+            finally:
+                self._reading.release()
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.look, work)
 
     async def changed(

@@ -14,7 +14,7 @@ import pytest
 
 from qtasks.broker.store import at_once, queues
 from qtasks.broker.store.database import Session
-from qtasks.broker.store.sqlite import SqliteDatabase
+from qtasks.broker.store.sqlite import READERS, SqliteDatabase
 from qtasks.errors import BadRequest
 from tests.support.homes import until
 
@@ -155,3 +155,27 @@ async def test_the_log_is_copied_back_though_only_loops_commit(database: SqliteD
     assert await database.write(make_queue("a"), is_small=True) == threading.get_ident()
 
     await until(copied)
+
+
+async def test_a_few_rows_are_read_on_the_loop_unless_the_disk_is_slow(database: SqliteDatabase) -> None:
+    def where(session: Session) -> int:
+        return threading.get_ident()
+
+    assert await database.read(where, is_small=True) == threading.get_ident()
+    assert await database.read(where) != threading.get_ident()
+    learn(database, SLOW_NS)
+    assert await database.read(where, is_small=True) != threading.get_ident()
+
+
+async def test_while_others_read_for_long_the_loop_goes_on(database: SqliteDatabase) -> None:
+    may_end = threading.Event()
+    long = [asyncio.ensure_future(database.read(lambda session: may_end.wait(10))) for _ in range(READERS)]
+    await asyncio.sleep(0.02)
+
+    reading = asyncio.ensure_future(database.read(queues.views, is_small=True))
+    await asyncio.sleep(0.02)
+    assert not reading.done()
+    may_end.set()
+
+    assert await reading == []
+    await asyncio.gather(*long)
