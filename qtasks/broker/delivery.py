@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from qtasks.broker.store.records import Claim, Reply
+from qtasks.broker.store.records import Claim, Lease, Reply
 
 Answer = tuple[Claim, Reply]
 LARGEST_STATUS = 999
@@ -25,6 +25,10 @@ class Deliverer(Protocol):
 
     def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
         """Give each claim's reply as soon as it is known, in the order of completion."""
+        ...
+
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        """Begin what can be begun from any thread; `deliver` is called for all of them on the `loop` then."""
         ...
 
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
@@ -67,6 +71,16 @@ class InProcessDeliverer:
         self._app_loop = app_loop
         self._drop = drop
         self._ahead = ahead
+        self._begun: dict[Lease, _Box] = {}
+        """By the first of the claims that were begun together."""
+
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        box = _Box(loop, self._app_loop)
+        self._begun[claims[0].lease] = box  # before the app can answer
+        with suppress(RuntimeError):  # the app's loop is closed, as `deliver` will see
+            self._app_loop.call_soon_threadsafe(self._run, claims, box.put)
+            return
+        del self._begun[claims[0].lease]
 
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
         return [claims]
@@ -75,10 +89,11 @@ class InProcessDeliverer:
         return concurrency * self._ahead()
 
     async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
-        box = _Box(asyncio.get_running_loop(), self._app_loop)
-        try:
-            self._app_loop.call_soon_threadsafe(self._run, claims, box.put)
-        except RuntimeError:  # the app's loop is closed: it ended without stopping its node
+        first = claims[0].lease
+        if first not in self._begun:
+            self.begin_early(claims, asyncio.get_running_loop())
+        box = self._begun.pop(first, None)
+        if box is None:  # the app ended without stopping its node
             for each in claims:
                 yield each, Reply(503, (("Qtasks-Uncounted", "draining"),), error="the app has stopped")
             return
@@ -136,6 +151,11 @@ class RoutedDeliverer:
         """Claims of both kinds never come in one call."""
         way = self._way(claims[0])
         return _refuse(claims) if way is None else way.deliver(claims)
+
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        in_process = [each for each in claims if each.app is not None]
+        if in_process and self._app is not None:
+            self._app.begin_early(in_process, loop)
 
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
         in_process = [each for each in claims if each.app is not None]

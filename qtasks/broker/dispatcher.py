@@ -351,7 +351,8 @@ class Dispatcher:
         if not claimed.is_all and (claimed.claims or claimed.ended):
             return None
         if not self._is_unsure and self.slots.held(len(self._in_flight)) is None:
-            self._errand = Errand(self._claim_along())
+            begin = partial(self._begin_along, loop=asyncio.get_running_loop())
+            self._errand = Errand(self._claim_along(), begin)
         wait_ms = self._wait_ms(claimed.next_due_at)
         has_news = await self._database.changed(wait_ms, self._errand, self._looks.asked)
         along = await self._take_up()
@@ -369,6 +370,11 @@ class Dispatcher:
             return None if is_set or self._may_not_claim else leasing(session, now=now)
 
         return claim_along
+
+    def _begin_along(self, claimed: Claimed | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin what was claimed for us, on the thread that did so: this loop need not be awake for it."""
+        if claimed is not None and claimed.claims:
+            self._deliverer.begin_early(claimed.claims, loop)
 
     def _has_withdrawn(self) -> bool:
         """Have nobody claim along any more; False if somebody is at it."""

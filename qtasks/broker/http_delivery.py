@@ -151,6 +151,9 @@ class HttpDeliverer:
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
         return parted(claims, lambda claim: self._paces.is_quick(_work(claim)))
 
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is begun before `deliver`."""
+
     def window(self, concurrency: int) -> int:
         """A batch takes the place of one attempt: as many claims more as it has messages are welcome."""
         spared = sum(max(0, len(each.left) - 1) for each in self._batches)

@@ -12,7 +12,7 @@ import pytest
 from qtasks.broker.store import settling
 from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import Session
-from qtasks.broker.store.records import Reply, Settlement
+from qtasks.broker.store.records import Claim, Reply, Settlement
 from tests.broker.conftest import MakeRig
 from tests.support.broker import SOON_S, WIDE, Held, Rig
 from tests.support.homes import until
@@ -71,6 +71,22 @@ async def test_the_next_one_is_claimed_along_as_well(rig: Rig, idling: Idling) -
         assert rig.states(rig.enqueue(queue=f"queue-{n}")) == CLAIMED
         await rig.deliverer.reached(n)
         await idling.waits()
+
+
+async def test_what_is_claimed_along_is_begun_on_the_thread_that_claimed_it(rig: Rig, idling: Idling) -> None:
+    begun: list[tuple[str, int]] = []
+
+    def begin_early(claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        assert loop is asyncio.get_running_loop()
+        begun.extend((each.id, threading.get_ident()) for each in claims)
+
+    rig.deliverer.begin_early = begin_early  # type: ignore[method-assign]
+
+    message_id = rig.enqueue()
+
+    assert begun == [(message_id, threading.get_ident())]
+    await rig.deliverer.reached(1)
+    assert [each.id for each in rig.deliverer.attempts] == [message_id]
 
 
 async def test_of_many_no_more_are_claimed_along_than_may_be_in_flight(make_rig: MakeRig) -> None:

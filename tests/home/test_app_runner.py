@@ -161,3 +161,35 @@ async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
             await each.aget()
 
     assert max(seen) == in_hand
+
+
+async def replies(deliverer: InProcessDeliverer, claims: Sequence[Claim]) -> list[tuple[int, int]]:
+    """Have claims delivered; give the status of each."""
+    async with asyncio.timeout(SOON_S):
+        return [(claim.seq, reply.status) async for claim, reply in deliverer.deliver(claims)]
+
+
+async def test_what_was_begun_early_by_another_thread_is_run_once_and_answered() -> None:
+    bench = Bench()
+    bench.executor.released.set()
+    loop = asyncio.get_running_loop()
+    deliverer = InProcessDeliverer(bench.runner.run, loop)
+    claims = [new_claim(now=NOW, seq=seq, id=f"msg_{seq}", app="shop") for seq in (1, 2)]
+
+    await asyncio.to_thread(deliverer.begin_early, claims, loop)
+    await asyncio.sleep(0.01)
+
+    assert [each.message_id for each in bench.executor.begun] == ["msg_1", "msg_2"]
+    assert await replies(deliverer, claims) == [(1, 200), (2, 200)]
+    assert len(bench.executor.begun) == 2
+
+
+async def test_an_app_whose_loop_is_closed_begins_nothing_and_answers_that_it_has_stopped() -> None:
+    closed = asyncio.new_event_loop()
+    closed.close()
+    deliverer = InProcessDeliverer(Bench().runner.run, closed)
+    claims = [new_claim(now=NOW, seq=1, id="msg_1", app="shop")]
+
+    deliverer.begin_early(claims, asyncio.get_running_loop())
+
+    assert await replies(deliverer, claims) == [(1, 503)]

@@ -104,6 +104,9 @@ class ScriptedDeliverer:
         parts = [[each] for each in claims if each.app is None]
         return [in_process, *parts] if in_process else parts
 
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is begun before `deliver`."""
+
     def window(self, concurrency: int) -> int:
         return concurrency
 

@@ -77,6 +77,9 @@ class SimulatedDeliverer:
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
         return [[each] for each in claims]
 
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is begun before `deliver`."""
+
     def window(self, concurrency: int) -> int:
         return concurrency
 

@@ -6,7 +6,9 @@ Whoever waits may leave an errand: a work that is done along, in the very transa
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -15,15 +17,19 @@ from qtasks.errors import StoreError
 
 T = TypeVar("T")
 
+log = logging.getLogger("qtasks.store")
+
 
 class Errand(Generic[T]):
     """A work for whoever announces something next, at the end of its transaction and on its thread.
 
-    It is done once, or not at all. Its outcome is known once that transaction has ended.
+    It is done once, or not at all. Its outcome is known once that transaction has ended; `then` is told of it
+    first, on that thread, if it was committed.
     """
 
-    def __init__(self, work: Work[T]) -> None:
+    def __init__(self, work: Work[T], then: Callable[[T], None] = lambda result: None) -> None:
         self._work = work
+        self._then = then
         self._future: Future[T] = Future()
         self._results: list[T] = []
 
@@ -46,6 +52,10 @@ class Errand(Generic[T]):
     def end(self, error: BaseException | None = None) -> None:
         """Say that its transaction was committed, or what broke it."""
         if error is None and self._results:
+            try:
+                self._then(self._results[0])
+            except Exception:  # a wall: it has been committed all the same
+                log.exception("what follows was not done")
             self._future.set_result(self._results[0])
             return
         if not isinstance(error, Exception):  # it failed alone, or Ctrl-C came, which is not for us

@@ -284,10 +284,12 @@ async def hearing(database: Database) -> None:
         await database.changed(1000)
 
 
-async def errand_of(database: Database, work: Callable[[Session], Any]) -> Errand[Any]:
+async def errand_of(
+    database: Database, work: Callable[[Session], Any], then: Callable[[Any], None] = lambda result: None
+) -> Errand[Any]:
     """Leave an errand with a wait for changes, which ends with the test."""
     await hearing(database)
-    errand = Errand(work)
+    errand = Errand(work, then)
     WAITS.append(asyncio.ensure_future(database.changed(60_000, errand)))
     await asyncio.sleep(0)
     return errand
@@ -303,6 +305,22 @@ async def test_an_errand_is_done_in_the_transaction_that_announces(database: Dat
     async with asyncio.timeout(SOON_S):
         assert [each.name for each in await errand.outcome()] == ["new"]
         await WAITS.pop()
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_what_follows_an_errand_hears_of_it_once_it_is_committed(database: Database) -> None:
+    heard: list[tuple[object, set[str]]] = []
+
+    def follow(result: object) -> None:
+        heard.append((result, names(database)))
+        raise LookupError("it spoils nothing")
+
+    errand = await errand_of(database, make_queue("errand"), follow)
+
+    await database.write(announce_queue("new"))
+
+    assert await errand.outcome() == "errand"
+    assert heard == [("errand", {"errand", "new"})]
 
 
 @pytest.mark.parametrize("database", ON_DISK, indirect=True)
