@@ -23,7 +23,7 @@ from qtasks.broker.room import Room
 from qtasks.broker.slots import STILL_MS, Slots
 from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.changes import Errand
-from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.database import FEW, FEW_BYTES, Database, Session
 from qtasks.broker.store.records import Again, Claim, Claimed, Lease, Reply, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
@@ -35,8 +35,6 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
-FEW = 8  # settlements that take no longer than their commit, and as many claims with them
-FEW_BYTES = 32 * 1024
 NOTHING = Claimed((), None)
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from qtasks.broker.store import results
-from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.database import FEW, Database, Session
 from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, NotFound
@@ -20,9 +20,7 @@ from qtasks.protocol.results import ProgressReport, ResultView
 
 T = TypeVar("T")
 
-
 LOOK_MS = 100
-FEW = 8
 
 
 class Results:

@@ -17,7 +17,7 @@ from qtasks.broker.room import Room
 from qtasks.broker.schedules import Schedules
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store import cancelling, dead_letters, logs, messages, queues, results, views
-from qtasks.broker.store.database import Database, Session
+from qtasks.broker.store.database import FEW, FEW_BYTES, Database, Session
 from qtasks.broker.store.dead_letters import EVERY_LETTER, DeadLetterFilter
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import NewMessage
@@ -43,8 +43,6 @@ from qtasks.protocol.shapes import DeadLetter, Enqueued, LogEntry, MessageView, 
 from qtasks.sql_texts import Statement
 
 BULK_ROWS = 500  # rows that one transaction of a bulk operation looks at
-SMALL_ROWS = 8
-SMALL_BYTES = 32 * 1024
 
 
 class Broker:
@@ -362,7 +360,7 @@ class Broker:
 
 def _is_small(outgoing: Sequence[Outgoing]) -> bool:
     """Whether to store these takes no longer than a commit does."""
-    return len(outgoing) <= SMALL_ROWS and sum([len(each.body) for each in outgoing]) <= SMALL_BYTES
+    return len(outgoing) <= FEW and sum([len(each.body) for each in outgoing]) <= FEW_BYTES
 
 
 def _nobody_delivers(seqs: Sequence[int]) -> None:

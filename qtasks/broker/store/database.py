@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FEW = 8
+FEW_BYTES = 32 * 1024
+"""Up to so many messages, and bytes of their bodies, are a small work: it takes no longer than its commit."""
+
 Params = Mapping[str, Any]
 Row = tuple[Any, ...]
 
