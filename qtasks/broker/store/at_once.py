@@ -15,10 +15,12 @@ from qtasks.broker.store.group import GROUP, Ticket
 
 QUICK_NS = 1_000_000
 """A loop stands still for as long as a commit takes; for one that takes longer than this, no loop does."""
-MEMORY = 16
-"""The mean is about that of the last so many commits."""
+LONGEST_NS = 4 * QUICK_NS
+"""A longer one counts as one of this length: a disk that stalls once is not a slow one."""
+LENGTHENED, SHORTENED = 16, 4
+"""A commit that took longer than usual counts the less: it may have waited for the interpreter."""
 TRIED_AGAIN = 64
-"""Of so many small works one is done on the loop all the same: threads that wait for it look slow."""
+"""Of so many small works one is done on the loop all the same, to see how long a commit takes there."""
 
 
 class AtOnce:
@@ -29,7 +31,7 @@ class AtOnce:
 
     def __init__(self, do: Callable[[Sequence[Ticket]], bool]) -> None:
         self._do = do
-        self._mean_ns = 2.0 * QUICK_NS  # not quick until some have shown it
+        self._usual_ns = 2.0 * QUICK_NS  # not quick until some have shown it
         self._declined = 0
         # By loop: only the thread of a loop touches what is its own.
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, asyncio.Future[bool]]]] = {}
@@ -37,11 +39,12 @@ class AtOnce:
     @property
     def is_quick(self) -> bool:
         """Whether commits were quick of late: so is the disk, then."""
-        return self._mean_ns < QUICK_NS
+        return self._usual_ns < QUICK_NS
 
     def took(self, ns: int) -> None:
         """Learn how long a commit took."""
-        self._mean_ns += (ns - self._mean_ns) / MEMORY
+        more = min(ns, LONGEST_NS) - self._usual_ns
+        self._usual_ns += more / (LENGTHENED if more > 0 else SHORTENED)
 
     async def done(self, work: Work[Any]) -> Ticket | None:
         """Have a work done in this turn of the running loop; None if it was not, and a thread is to do it."""

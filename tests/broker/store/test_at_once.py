@@ -113,6 +113,27 @@ async def test_on_a_slow_disk_all_is_done_on_threads_but_for_a_trial_now_and_the
     assert on_loop == 2
 
 
+@pytest.mark.parametrize(
+    ("commits_ms", "is_quick"),
+    [
+        ([0.2] * 20, True),
+        ([2] * 20, False),
+        ([0.2] * 20 + [1000], True),
+        ([0.2] * 20 + [5] * 10, False),
+        ([5] * 20 + [0.2] * 10, True),
+        ([0.2, 0.2, 5] * 20, True),
+        ([0.2, 5, 5, 5, 5, 5] * 20, False),
+    ],
+    ids=["quick", "slow", "stalls once", "turns slow", "turns quick", "some wait", "most are slow"],
+)
+def test_a_disk_is_quick_if_it_usually_is(commits_ms: list[float], is_quick: bool) -> None:
+    learnt = at_once.AtOnce(lambda tickets: True)
+    for each in commits_ms:
+        learnt.took(int(each * 1e6))
+
+    assert learnt.is_quick == is_quick
+
+
 async def test_while_a_thread_writes_the_loop_goes_on(database: SqliteDatabase) -> None:
     entered, may_end = threading.Event(), threading.Event()
 
