@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qtasks.broker.store.by_turn import ByTurn
 from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.database import Work
 from qtasks.broker.store.group import Group, Take, Ticket, do_together, only
@@ -66,6 +67,7 @@ class PostgresDatabase:
         self._readers: list[psycopg.Connection[Any]] = []
         self._reading = threading.Semaphore(READERS)
         self._executor = ThreadPoolExecutor(READERS + 1, thread_name_prefix="qtasks-store")
+        self._by_turn = ByTurn(self._group, self._executor)
         leaving = load_queries("postgres")["outbox_leave"].format(
             schema=self.place.schema, channel=self.place.channel, word=WORD
         )
@@ -98,7 +100,7 @@ class PostgresDatabase:
 
     async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
+        return await self._by_turn.run(work)
 
     async def read(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()

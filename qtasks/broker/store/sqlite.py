@@ -20,11 +20,12 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
-from qtasks.broker.store.at_once import AtOnce
+from qtasks.broker.store.at_once import Commits
+from qtasks.broker.store.by_turn import ByTurn
 from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
-from qtasks.broker.store.group import Group, Take, Ticket, do_together
+from qtasks.broker.store.group import GROUP, Group, Take, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
 from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries, statements
 from qtasks.clock import Clock, stopwatch_ns
@@ -107,7 +108,7 @@ class SqliteDatabase:
         self._path = path
         self._queries = load_queries("sqlite")
         self._group = Group(self._commit)
-        self._at_once = AtOnce(self._do_at_once)
+        self._commits = Commits()
         self._is_checkpointing = False
         self._failure: str | None = None
         self._changes = Changes()
@@ -118,6 +119,7 @@ class SqliteDatabase:
         self._readers: deque[sqlite3.Connection] = deque()
         self._reading = threading.Semaphore(READERS)
         self._executor = ThreadPoolExecutor(READERS + 1, thread_name_prefix="qtasks-store")
+        self._by_turn = ByTurn(self._group, self._executor, self._do_at_once)
 
     @property
     def failure(self) -> str | None:
@@ -145,18 +147,11 @@ class SqliteDatabase:
 
     async def write(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()  # before its threads are asked, which end with it
-        if is_small:
-            ticket = await self._at_once.done(work)
-            if ticket is not None:
-                if ticket.error is not None:
-                    raise ticket.error
-                result: T = ticket.result
-                return result
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self.run, work)
+        return await self._by_turn.run(work, may_be_here=is_small and self._commits.may_be_here())
 
     async def read(self, work: Work[T], *, is_small: bool = False) -> T:
         self._check_alive()
-        if is_small and self._at_once.is_quick and self._reading.acquire(blocking=False):
+        if is_small and self._commits.are_quick and self._reading.acquire(blocking=False):
             try:
                 return self._look(work)
             finally:
@@ -194,13 +189,17 @@ class SqliteDatabase:
         self._writer.close()
 
     def _do_at_once(self, tickets: Sequence[Ticket]) -> bool:
-        """Commit on an event loop; False if nothing was done, as that would have to wait."""
-        if not self._group.run_at_once(tickets, partial(self._commit, waits=False)):
+        """Commit on an event loop; False if nothing was done, as that would have to wait, or is too much."""
+        if len(tickets) > GROUP or not self._group.run_at_once(tickets, partial(self._commit, waits=False)):
             return False
         if self._failure is None and not self._is_checkpointing and self._checkpoints.is_due():
             self._is_checkpointing = True
             self._executor.submit(self._checkpoint)
-        return not all(isinstance(each.error, StoreBusy) for each in tickets)
+        if not all(isinstance(each.error, StoreBusy) for each in tickets):
+            return True
+        for each in tickets:  # another program writes: a thread waits for it
+            each.error = None
+        return False
 
     def _checkpoint(self) -> None:
         self._is_checkpointing = False
@@ -225,7 +224,7 @@ class SqliteDatabase:
                     self._run_along(errand)
                     began_at = stopwatch_ns()
                     self._writer.execute("COMMIT")
-                    self._at_once.took(stopwatch_ns() - began_at)
+                    self._commits.took(stopwatch_ns() - began_at)
                 finally:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")

@@ -36,7 +36,7 @@ def database(path: str) -> Iterator[SqliteDatabase]:
 def learn(database: SqliteDatabase, ns: int) -> None:
     """Let the commits of a database have taken so long of late."""
     for _ in range(100):
-        database._at_once.took(ns)
+        database._commits.took(ns)
 
 
 def commits(database: SqliteDatabase) -> list[str]:
@@ -127,11 +127,11 @@ async def test_on_a_slow_disk_all_is_done_on_threads_but_for_a_trial_now_and_the
     ids=["quick", "slow", "stalls once", "turns slow", "turns quick", "some wait", "most are slow"],
 )
 def test_a_disk_is_quick_if_it_usually_is(commits_ms: list[float], is_quick: bool) -> None:
-    learnt = at_once.AtOnce(lambda tickets: True)
+    learnt = at_once.Commits()
     for each in commits_ms:
         learnt.took(int(each * 1e6))
 
-    assert learnt.is_quick == is_quick
+    assert learnt.are_quick == is_quick
 
 
 async def test_while_a_thread_writes_the_loop_goes_on(database: SqliteDatabase) -> None:

@@ -265,6 +265,33 @@ async def test_a_change_that_meets_a_cancelled_wait_is_not_missed(database: Data
         await database.changed(60_000)
 
 
+async def test_what_is_written_in_one_turn_of_a_loop_is_all_done_and_what_fails_fails_alone(
+    database: Database,
+) -> None:
+    def refuse(session: Session) -> None:
+        make_queue("refused")(session)
+        raise LookupError
+
+    works: list[Callable[[Session], Any]] = [make_queue(f"q{n}") for n in range(300)]  # more than a group
+    ends = await asyncio.gather(*(database.write(each) for each in [*works, refuse]), return_exceptions=True)
+
+    assert ends[:-1] == [f"q{n}" for n in range(300)]
+    assert isinstance(ends[-1], LookupError)
+    assert names(database) == {f"q{n}" for n in range(300)}
+
+
+@pytest.mark.parametrize("database", ON_DISK, indirect=True)
+async def test_a_write_that_is_given_up_before_its_turn_is_not_done(database: Database) -> None:
+    writing = asyncio.ensure_future(database.write(make_queue("mail")))
+    await asyncio.sleep(0)
+
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await database.write(make_queue("after"))
+
+    assert names(database) == {"after"}
+
+
 async def test_enqueuing_wakes_who_waits_for_changes(store: Verbs) -> None:
     waiting = asyncio.ensure_future(store.database.changed(60_000))
     await asyncio.sleep(0)

@@ -1,0 +1,79 @@
+"""Works that are asked for on an event loop: those of one turn of it are done together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from qtasks.broker.store.database import Work
+from qtasks.broker.store.group import Group, Ticket
+
+T = TypeVar("T")
+
+Waiting = list[tuple[Ticket, asyncio.Future[None]]]
+
+
+class ByTurn:
+    """Collects the works of each turn of a loop and has them done at its end, by one thread of the executor.
+
+    A thread for each would have them take turns at the interpreter, and at most as many would share a commit.
+    `at_once` may do those of a turn on the loop itself, if all of them allow it; it says whether it did.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        executor: Executor,
+        at_once: Callable[[Sequence[Ticket]], bool] = lambda tickets: False,
+    ) -> None:
+        self._group = group
+        self._executor = executor
+        self._at_once = at_once
+        # By loop: only the thread of a loop touches what is its own.
+        self._turns: dict[asyncio.AbstractEventLoop, Waiting] = {}
+        self._by_threads: set[asyncio.AbstractEventLoop] = set()
+        """Those whose works of this turn are not all for the loop."""
+
+    async def run(self, work: Work[T], *, may_be_here: bool = False) -> T:
+        """Have a work done in this turn of the running loop, on it if it `may_be_here`; raises its error."""
+        loop = asyncio.get_running_loop()
+        waiting = self._turns.get(loop)
+        if waiting is None:
+            waiting = self._turns[loop] = []
+            loop.call_soon(self._end, loop)
+        if not may_be_here:
+            self._by_threads.add(loop)
+        ticket, done = Ticket(work), loop.create_future()
+        waiting.append((ticket, done))
+        await done
+        if ticket.error is not None:
+            raise ticket.error
+        result: T = ticket.result
+        return result
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiting = [each for each in self._turns.pop(loop) if not each[1].cancelled()]
+        is_light = loop not in self._by_threads
+        self._by_threads.discard(loop)
+        tickets = [ticket for ticket, _ in waiting]
+        try:
+            if not tickets or (is_light and self._at_once(tickets)):
+                _tell(waiting, None)
+                return
+            job = asyncio.wrap_future(self._executor.submit(self._group.run_all, tickets), loop=loop)
+        except Exception as error:  # it is closed, say
+            _tell(waiting, error)
+            return
+        job.add_done_callback(lambda job: _tell(waiting, None if job.cancelled() else job.exception()))
+
+
+def _tell(waiting: Waiting, error: BaseException | None) -> None:
+    for _, done in waiting:
+        if done.done():
+            continue  # its caller has gone away meanwhile
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
