@@ -98,6 +98,10 @@ class Listener:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+        # What was accepted while all others were told, and what was broken off just now.
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # that is done in the next turn of the loop
         self._admission.close()
         self._socket.close()
 

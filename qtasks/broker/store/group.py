@@ -105,6 +105,8 @@ class Group:
         group: list[Ticket] = []
 
         def take() -> Sequence[Ticket]:
+            if not self._waiting:
+                return ()
             with self._mutex:
                 count = min(GROUP - len(group), len(self._waiting))
                 taken = [self._waiting.popleft() for _ in range(count)]

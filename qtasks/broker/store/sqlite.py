@@ -243,15 +243,16 @@ class SqliteDatabase:
 
     def _begin(self, waits: bool) -> None:
         """Begin to write; if another program does, wait for it, but not for ever."""
-        for _ in range(BUSY_MS // BUSY_PAUSE_MS if waits else 0):
+        pauses = BUSY_MS // BUSY_PAUSE_MS if waits else 0
+        while True:
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not pauses:
                     raise
+            pauses -= 1
             threading.Event().wait(BUSY_PAUSE_MS / 1000)
-        self._writer.execute("BEGIN IMMEDIATE")
 
     def _run_along(self, errand: Errand[Any] | None) -> None:
         """Do an errand, if there is one; if it fails by itself, nothing else does."""
