@@ -17,7 +17,7 @@ from qtasks.broker.room import Room
 from qtasks.broker.schedules import Schedules
 from qtasks.broker.security import DestinationRules
 from qtasks.broker.store import cancelling, dead_letters, logs, messages, queues, results, views
-from qtasks.broker.store.database import FEW, FEW_BYTES, Database, Session
+from qtasks.broker.store.database import Database, Session
 from qtasks.broker.store.dead_letters import EVERY_LETTER, DeadLetterFilter
 from qtasks.broker.store.filters import MessageFilter
 from qtasks.broker.store.records import NewMessage
@@ -102,7 +102,7 @@ class Broker:
         """Do what `accept` does, off the event loop."""
         work = self._acceptance(outgoing, items)
         with self.metrics.timed("enqueue"):
-            answers = await self.database.write(work, is_small=_is_small(outgoing))
+            answers = await self.database.write(work, is_small=work.is_small)
         self.metrics.accepted(outgoing, answers)
         return answers
 
@@ -356,11 +356,6 @@ class Broker:
     ) -> Enqueued:
         message = self.intake.again(dead_letters.original(session, letter), options, method, now)
         return dead_letters.replay(session, letter, message)
-
-
-def _is_small(outgoing: Sequence[Outgoing]) -> bool:
-    """Whether to store these takes no longer than a commit does."""
-    return len(outgoing) <= FEW and sum([len(each.body) for each in outgoing]) <= FEW_BYTES
 
 
 def _nobody_delivers(seqs: Sequence[int]) -> None:

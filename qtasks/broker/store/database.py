@@ -63,7 +63,15 @@ Work = Callable[[Session], T]
 
 
 class Mergeable(Protocol):
-    """A work that can be done at once with others of its kind that wait for the same commit."""
+    """A work that can be done at once with others of its kind that wait for the same commit.
+
+    Only small ones are: what one statement stores is in memory twice.
+    """
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is about few rows and bytes."""
+        ...
 
     def __call__(self, session: Session) -> Any:
         """Do this one alone."""

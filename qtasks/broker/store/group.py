@@ -33,7 +33,10 @@ class Ticket:
 
 
 Take = Callable[[], Sequence[Ticket]]
-"""Gives the works that have come since the last time, for the same commit; none once it has a `GROUP`."""
+"""Gives the works that wait for the same commit, then the small ones that have come since; at most a `GROUP`.
+
+What is large has a commit of its own: all that share one are in memory until the last of them is stored.
+"""
 
 
 class Group:
@@ -107,11 +110,13 @@ class Group:
         def take() -> Sequence[Ticket]:
             if not self._waiting:
                 return ()
+            first = len(group)
             with self._mutex:
-                count = min(GROUP - len(group), len(self._waiting))
-                taken = [self._waiting.popleft() for _ in range(count)]
-            group.extend(taken)
-            return taken
+                while self._waiting and len(group) < GROUP:
+                    if group and not _may_join(self._waiting[0], is_late=bool(first)):
+                        break
+                    group.append(self._waiting.popleft())
+            return group[first:]
 
         self._commit(take)
         self._pass_on()
@@ -135,9 +140,20 @@ def only(tickets: Sequence[Ticket]) -> Take:
     return lambda: next(given, ())
 
 
+def _is_small(ticket: Ticket) -> bool | None:
+    """Whether a work says that it is small, or large; None if it does not say."""
+    found: bool | None = getattr(ticket.work, "is_small", None)
+    return found
+
+
+def _may_join(ticket: Ticket, *, is_late: bool) -> bool:
+    is_small = _is_small(ticket)
+    return not is_late if is_small is None else is_small
+
+
 def do_together(session: Session, group: Sequence[Ticket]) -> Sequence[Ticket]:
     """Do the works that can be done at once; give the others. What it raises undoes all of it."""
-    alike = [each for each in group if hasattr(each.work, "together")]
+    alike = [each for each in group if _is_small(each)]
     if len(alike) < 2:
         return group
     first: Any = alike[0].work

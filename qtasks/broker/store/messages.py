@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store import flow, queues
-from qtasks.broker.store.database import Session
+from qtasks.broker.store.database import FEW, FEW_BYTES, Session
 from qtasks.broker.store.extras import pack_extras
 from qtasks.broker.store.records import Headers, NewMessage, Stage
 from qtasks.broker.store.surroundings import EXPLICIT_KEY, Taken, look_around
@@ -28,10 +28,14 @@ NO_WINDOW = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Enqueueing:
-    """Stores the messages of one call. Calls that share a commit are stored as one: a `Mergeable`."""
+    """Stores the messages of one call. Small calls that share a commit are stored as one: a `Mergeable`."""
 
     messages: Sequence[NewMessage]
     now: int
+
+    @property
+    def is_small(self) -> bool:
+        return len(self.messages) <= FEW and sum([len(each.body) for each in self.messages]) <= FEW_BYTES
 
     def __call__(self, session: Session) -> list[Enqueued]:
         """Store them; raises what `enqueue` raises."""
