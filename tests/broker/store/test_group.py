@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from qtasks.broker.store.database import Session
+from qtasks.broker.store.database import Session, Work
 from qtasks.broker.store.group import Group, Take, Ticket
 
 SOON_S = 10
@@ -47,7 +47,9 @@ class Book:
 def test_what_is_large_begins_a_commit_of_its_own() -> None:
     book = Book()
     book.may_go_on.set()
-    works = [Sized("a", True), plain, Sized("large", False), Sized("b", True), plain, Sized("larger", False)]
+    works: list[Work[str]] = [
+        Sized("a", True), plain, Sized("large", False), Sized("b", True), plain, Sized("larger", False),
+    ]  # fmt: skip
 
     Group(book.commit).run_all([Ticket(each) for each in works])
 
