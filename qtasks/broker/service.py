@@ -99,7 +99,7 @@ class Broker:
     async def aaccept(
         self, outgoing: Sequence[Outgoing], items: Sequence[int] | None = None
     ) -> list[Enqueued]:
-        """Do what `accept` does, off the event loop."""
+        """Do what `accept` does, for an event loop: it makes at most a quick commit itself."""
         work = self._acceptance(outgoing, items)
         with self.metrics.timed("enqueue"):
             answers = await self.database.write(work, is_small=work.is_small)

@@ -137,7 +137,7 @@ class QTasks(Wiring):
         return self._caller.send(Elsewhere(name, self.find(name)), args, kwargs)
 
     async def asend(self, name: str, /, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
-        """Do what `send` does without blocking the event loop."""
+        """Do what `send` does from an event loop, which stands still for a quick commit at most."""
         return await self._caller.asend(Elsewhere(name, self.find(name)), args, kwargs)
 
     def collect(self) -> Collection:

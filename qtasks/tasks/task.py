@@ -125,7 +125,7 @@ class Task(Generic[P, T, R]):
         return self._find_caller().send(self, args, kwargs)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
-        """Do what `delay` does without blocking the event loop."""
+        """Do what `delay` does from an event loop, which stands still for a quick commit at most."""
         return await self._find_caller().asend(self, args, kwargs)
 
     def delay_in(self, connection: object, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
@@ -219,7 +219,7 @@ class Task(Generic[P, T, R]):
         task_id: str | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[T]:
-        """Do what `apply_async` does without blocking the event loop."""
+        """Do what `apply_async` does from an event loop, which stands still for a quick commit at most."""
         told = self._changed(options, f"{self.name}.aapply_async") if options else self
         return await self._find_caller().asend(
             told, tuple(args), kwargs or {}, countdown=countdown, eta=eta, task_id=task_id

@@ -73,14 +73,16 @@ async def test_the_next_one_is_claimed_along_as_well(rig: Rig, idling: Idling) -
         await idling.waits()
 
 
-async def test_what_is_claimed_along_is_begun_on_the_thread_that_claimed_it(rig: Rig, idling: Idling) -> None:
+async def test_what_is_claimed_along_is_begun_on_the_thread_that_claimed_it(
+    rig: Rig, idling: Idling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun: list[tuple[str, int]] = []
 
     def begin_early(claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
         assert loop is asyncio.get_running_loop()
         begun.extend((each.id, threading.get_ident()) for each in claims)
 
-    rig.deliverer.begin_early = begin_early  # type: ignore[method-assign]
+    monkeypatch.setattr(rig.deliverer, "begin_early", begin_early)
 
     message_id = rig.enqueue()
 
@@ -168,11 +170,10 @@ async def test_a_claim_whose_transaction_failed_is_looked_for_again(
 class Writes:
     """Counts what a node writes by itself."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, patch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self._write = rig.database.write
-        write: Any = self._counted
-        rig.database.write = write  # type: ignore[method-assign]
+        patch.setattr(rig.database, "write", self._counted)
 
     async def _counted(self, work: Any, **how: Any) -> Any:
         self.count += 1
@@ -180,9 +181,9 @@ class Writes:
 
 
 async def test_a_lone_message_costs_one_transaction_beside_the_one_that_stores_it(
-    rig: Rig, idling: Idling
+    rig: Rig, idling: Idling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writes = Writes(rig)
+    writes = Writes(rig, monkeypatch)
 
     for n in range(1, 4):
         rig.enqueue()
@@ -192,9 +193,11 @@ async def test_a_lone_message_costs_one_transaction_beside_the_one_that_stores_i
     assert writes.count == 3
 
 
-async def test_a_retry_is_waited_for_without_another_look(rig: Rig, idling: Idling) -> None:
+async def test_a_retry_is_waited_for_without_another_look(
+    rig: Rig, idling: Idling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.deliverer.will(Reply(500, (("Retry-After", "1"),)))
-    writes = Writes(rig)
+    writes = Writes(rig, monkeypatch)
 
     rig.enqueue()
     await rig.deliverer.reached(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from qtasks.broker.store.database import Work
@@ -12,7 +13,15 @@ from qtasks.broker.store.group import Group, Ticket
 
 T = TypeVar("T")
 
-Waiting = list[tuple[Ticket, asyncio.Future[None]]]
+Waiting = Sequence[tuple[Ticket, asyncio.Future[None]]]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What was asked for in one turn of a loop, and whether all of it may be done on the loop itself."""
+
+    waiting: list[tuple[Ticket, asyncio.Future[None]]] = field(default_factory=list)
+    may_be_here: bool = True
 
 
 class ByTurn:
@@ -32,21 +41,18 @@ class ByTurn:
         self._executor = executor
         self._at_once = at_once
         # By loop: only the thread of a loop touches what is its own.
-        self._turns: dict[asyncio.AbstractEventLoop, Waiting] = {}
-        self._by_threads: set[asyncio.AbstractEventLoop] = set()
-        """Those whose works of this turn are not all for the loop."""
+        self._turns: dict[asyncio.AbstractEventLoop, _Turn] = {}
 
     async def run(self, work: Work[T], *, may_be_here: bool = False) -> T:
         """Have a work done in this turn of the running loop, on it if it `may_be_here`; raises its error."""
         loop = asyncio.get_running_loop()
-        waiting = self._turns.get(loop)
-        if waiting is None:
-            waiting = self._turns[loop] = []
+        turn = self._turns.get(loop)
+        if turn is None:
+            turn = self._turns[loop] = _Turn()
             loop.call_soon(self._end, loop)
-        if not may_be_here:
-            self._by_threads.add(loop)
+        turn.may_be_here = turn.may_be_here and may_be_here
         ticket, done = Ticket(work), loop.create_future()
-        waiting.append((ticket, done))
+        turn.waiting.append((ticket, done))
         await done
         if ticket.error is not None:
             raise ticket.error
@@ -54,12 +60,11 @@ class ByTurn:
         return result
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        waiting = [each for each in self._turns.pop(loop) if not each[1].cancelled()]
-        is_light = loop not in self._by_threads
-        self._by_threads.discard(loop)
+        turn = self._turns.pop(loop)
+        waiting = [each for each in turn.waiting if not each[1].cancelled()]
         tickets = [ticket for ticket, _ in waiting]
         try:
-            if not tickets or (is_light and self._at_once(tickets)):
+            if not tickets or (turn.may_be_here and self._at_once(tickets)):
                 _tell(waiting, None)
                 return
             job = asyncio.wrap_future(self._executor.submit(self._group.run_all, tickets), loop=loop)

@@ -82,6 +82,10 @@ CLOSED = [(key.split()[0], path) for key, path in EXAMPLES.items() if path not i
 STRICT = [each for each in CLOSED if HOOK not in each[1]]
 
 
+def test_no_route_leaves_open_what_routes_are_found_by() -> None:
+    assert not [each.path for each in ROUTES if any("{" in part for part in each.beginning)]
+
+
 def test_the_examples_here_cover_every_operation() -> None:
     assert len(ROUTES) == len(EXAMPLES)
     for route in ROUTES:
