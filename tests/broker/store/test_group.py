@@ -48,8 +48,13 @@ def test_what_is_large_begins_a_commit_of_its_own() -> None:
     book = Book()
     book.may_go_on.set()
     works: list[Work[str]] = [
-        Sized("a", True), plain, Sized("large", False), Sized("b", True), plain, Sized("larger", False),
-    ]  # fmt: skip
+        Sized("a", True),
+        plain,
+        Sized("large", False),
+        Sized("b", True),
+        plain,
+        Sized("larger", False),
+    ]
 
     Group(book.commit).run_all([Ticket(each) for each in works])
 
