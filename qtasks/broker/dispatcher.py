@@ -257,6 +257,8 @@ class Dispatcher:
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
+            for each in settlements:  # nobody else claims before they are settled, so the next suspect may begin
+                self._alone_since.pop(each.claim.lease, None)
             left = len(self._in_flight) - len(settlements)
             self.slots.freed(left)
             slots = min(self.slots.window - left, FEW) if is_small else self.slots.window - left

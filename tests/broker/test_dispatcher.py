@@ -317,6 +317,19 @@ async def test_a_suspect_is_followed_by_the_next_once_it_has_answered(rig: Rig) 
     assert lag(rig, "wide") == 0
 
 
+async def test_the_end_of_a_suspect_begins_the_next(rig: Rig) -> None:
+    await make_suspects(rig, 3)
+    dispatcher = rig.node.dispatcher
+    await dispatcher.step()
+    before = len(rig.deliverer.attempts)
+
+    for ended in (1, 2, 3):
+        await until_answered(rig, before - 1 + ended)
+        await dispatcher.settle_and_claim()
+
+    assert lag(rig, "wide") == 0
+
+
 async def test_a_suspect_that_takes_long_does_not_hold_up_the_next_for_ever(rig: Rig) -> None:
     await make_suspects(rig, 2)
     first = Held()
