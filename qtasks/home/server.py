@@ -150,6 +150,7 @@ class Server:
             listener = Listener(api, listening)
             await node.start()
             await listener.start()
+            self._heed_signals()  # before anybody reads that it runs
             url = self._url(listening.getsockname()[1])
             self._greet(keys, keys_file, url)
             for risk in broker.database.risks:
@@ -242,11 +243,13 @@ class Server:
         self._say(f"QSTASH_CURRENT_SIGNING_KEY={keys.current}")
         self._say(f"QSTASH_NEXT_SIGNING_KEY={keys.next}")
 
-    async def _until_signal(self, broker: Broker) -> None:
-        """Wait for a signal; raises `BrokerFailed` as soon as the store has failed (promise P04)."""
+    def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self.stop)
+
+    async def _until_signal(self, broker: Broker) -> None:
+        """Wait for a signal; raises `BrokerFailed` as soon as the store has failed (promise P04)."""
         while not self._stopping.is_set():
             if broker.database.failure is not None:
                 shown = shown_store(self._setup.store, self._path)

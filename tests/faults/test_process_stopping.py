@@ -84,6 +84,30 @@ def test_a_stopping_broker_hands_back_what_outlives_the_grace_without_spending_i
     assert [each.retried for each in ledger.starts] == [0, 0]
 
 
+BARELY_UP = """
+import asyncio, os, signal, sys
+from qtasks.home.server import Server, ServerSetup
+
+def say(line):
+    print(line, flush=True)
+    if line.startswith("broker on"):
+        os.kill(os.getpid(), int(sys.argv[2]))
+
+asyncio.run(Server(ServerSetup(store=sys.argv[1], port=0, linger_ms=0), say=say).run())
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_broker_that_is_stopped_as_soon_as_it_says_that_it_runs_stops_as_later(
+    processes: Processes, sent: signal.Signals
+) -> None:
+    process = processes.python("-c", BARELY_UP, f"sqlite:///{processes.store}", str(int(sent)))
+
+    assert process.wait() == 0
+    assert "draining" in process.output
+    assert "stopped; 0 deliveries handed back" in process.output
+
+
 def test_a_second_signal_cuts_the_drain_short(processes: Processes, receiver: Receiver) -> None:
     broker, ledger = processes.broker(), receiver.ledger
     receiver.gate.clear()
