@@ -36,7 +36,8 @@ class BatchDelivery:
     def __init__(self, claims: Sequence[Claim]) -> None:
         self.left = {each.id: each for each in claims}
         self._claims = claims
-        self._ready: asyncio.Queue[Answer] = asyncio.Queue()
+        self._ready: list[Answer] = []
+        self._has_ready = asyncio.Event()
 
     async def answers(
         self,
@@ -44,17 +45,21 @@ class BatchDelivery:
         read_whole: Callable[[aiohttp.ClientResponse], Awaitable[Reply]],
         grow: Grow,
         hold: object,
-    ) -> AsyncIterator[Answer]:
-        """Send, and give each message's reply as soon as it is known.
+    ) -> AsyncIterator[Sequence[Answer]]:
+        """Send, and give replies as soon as they are known.
 
         `read_whole` gives what an answer says to all of them, where it is no stream. `hold` goes with each
         reply of a stream.
         """
-        count = len(self.left)
+        left = len(self.left)
         reading = asyncio.create_task(self._read(ask, read_whole, grow, hold))
         try:
-            for _ in range(count):
-                yield await self._ready.get()
+            while left:
+                await self._has_ready.wait()
+                self._has_ready.clear()
+                ready, self._ready = self._ready, []
+                left -= len(ready)
+                yield ready
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -63,7 +68,11 @@ class BatchDelivery:
         """Give up a message, if its answer has not come."""
         if self.left.get(claim.id) is claim:
             del self.left[claim.id]
-            self._ready.put_nowait((claim, Reply(0, error=CANCELLED)))
+            self._give(claim, Reply(0, error=CANCELLED))
+
+    def _give(self, claim: Claim, reply: Reply) -> None:
+        self._ready.append((claim, reply))
+        self._has_ready.set()
 
     async def _read(
         self,
@@ -95,7 +104,7 @@ class BatchDelivery:
         finally:
             left, self.left = self.left, {}
             for claim in left.values():
-                self._ready.put_nowait((claim, lost))
+                self._give(claim, lost)
 
     async def _read_lines(self, response: aiohttp.ClientResponse, grow: Grow, hold: object) -> None:
         rest = b""
@@ -108,4 +117,4 @@ class BatchDelivery:
                 line = read_answer(each)
                 claim = self.left.pop(line.message_id, None)
                 if claim is not None:
-                    self._ready.put_nowait((claim, reply_of(line, hold)))
+                    self._give(claim, reply_of(line, hold))

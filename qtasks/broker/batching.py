@@ -8,6 +8,7 @@ who is large, and who was in flight at a crash or lost its line in a batch befor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 
 from qtasks.broker.delivery_headers import delivery_headers
 from qtasks.broker.store.messages import LARGE_BYTES
@@ -17,26 +18,58 @@ from qtasks.protocol.batches import AnswerLine, DeliveryLine, write_deliveries
 MOST_BYTES = 1024 * 1024
 """Of all bodies of a batch."""
 
+Company = tuple[str, int, int]
+"""What claims that go together have in common; at the end how many they may be."""
+
 
 def parted(claims: Sequence[Claim], is_quick: Callable[[Claim], bool]) -> list[list[Claim]]:
     """Part claims into those that go together, and those that go alone."""
     alone: list[list[Claim]] = []
-    together: dict[tuple[str, int, int], list[Claim]] = {}
+    together: dict[Company, list[Claim]] = {}
     for each in claims:
-        if _may_be_batched(each) and is_quick(each):
-            assert each.extras.batch is not None
-            together.setdefault((each.url, each.timeout_ms, each.extras.batch), []).append(each)
-        else:
+        company = _company(each, is_quick)
+        if company is None:
             alone.append([each])
+        else:
+            together.setdefault(company, []).append(each)
     parts = [part for (_, _, most), group in together.items() for part in _cut(group, most)]
     return [*parts, *alone]
+
+
+class Requests:
+    """So many requests, filled with one claim after the other: says whether there is room for it.
+
+    It is not asked again after it has said no.
+    """
+
+    def __init__(self, count: int, is_quick: Callable[[Claim], bool]) -> None:
+        self._left = count
+        self._is_quick = is_quick
+        self._begun: dict[Company, int] = {}
+
+    def __call__(self, claim: Claim) -> bool:
+        company = _company(claim, self._is_quick)
+        if company is not None:
+            count = self._begun.get(company, 0)
+            self._begun[company] = count + 1
+            if count % company[-1]:
+                return True
+        self._left -= 1
+        return self._left >= 0
+
+
+def _company(claim: Claim, is_quick: Callable[[Claim], bool]) -> Company | None:
+    """Say with which others a claim goes; None if it goes alone."""
+    most = claim.extras.batch
+    if most is None or not _may_be_batched(claim) or not is_quick(claim):
+        return None
+    return claim.url, claim.timeout_ms, most
 
 
 def _may_be_batched(claim: Claim) -> bool:
     extras = claim.extras
     return (
-        extras.batch is not None
-        and claim.method == "POST"
+        claim.method == "POST"
         and claim.max_retries > 0
         and not claim.ordered
         and not claim.interrupted
@@ -46,10 +79,12 @@ def _may_be_batched(claim: Claim) -> bool:
 
 
 def _cut(claims: Sequence[Claim], most: int) -> Iterator[list[Claim]]:
+    """Cut what is too much for one request into parts alike: one message more costs less than a request."""
+    even = ceil(len(claims) / ceil(len(claims) / most))
     part: list[Claim] = []
     size = 0
     for each in claims:
-        if part and (len(part) == most or size + len(each.body) > MOST_BYTES):
+        if part and (len(part) == even or size + len(each.body) > MOST_BYTES):
             yield part
             part, size = [], 0
         part.append(each)

@@ -10,9 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from qtasks.broker.store.claiming import Fits, admit_all
 from qtasks.broker.store.records import Claim, Lease, Reply
 
 Answer = tuple[Claim, Reply]
@@ -20,11 +21,19 @@ LARGEST_STATUS = 999
 SPARE_PARTS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """How many may be claimed at the most, and which of them: `admit` is called as a claim begins."""
+
+    most: int
+    admit: Callable[[], Fits] = admit_all
+
+
 class Deliverer(Protocol):
     """Makes one attempt for each claim."""
 
-    def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
-        """Give each claim's reply as soon as it is known, in the order of completion."""
+    def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
+        """Give replies as they become known, in the order of completion, those of one moment together."""
         ...
 
     def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
@@ -39,6 +48,10 @@ class Deliverer(Protocol):
         """Say how many claims to have in hand, where no more than `concurrency` attempts are made at once."""
         ...
 
+    def admission(self, concurrency: int, in_hand: int) -> Admission:
+        """Say what may be claimed beside those in hand, on any thread."""
+        ...
+
     def drop(self, claim: Claim) -> None:
         """Break off the attempt that is being made for a claim, if it is; the reply says what came of it."""
         ...
@@ -48,13 +61,35 @@ class Deliverer(Protocol):
         ...
 
 
+class OneByOne:
+    """A deliverer, but for `deliver`, that makes an attempt for each claim by itself."""
+
+    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
+        return [[each] for each in claims]
+
+    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is begun before `deliver`."""
+
+    def window(self, concurrency: int) -> int:
+        return concurrency
+
+    def admission(self, concurrency: int, in_hand: int) -> Admission:
+        return Admission(self.window(concurrency) - in_hand)
+
+    def drop(self, claim: Claim) -> None:
+        """Let it go on."""
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 Run = Callable[[Sequence[Claim], Callable[[Claim, Reply], None]], None]
 """Starts claims on the app's loop and tells their replies there, one call for each."""
 Drop = Callable[[Claim], None]
 """Breaks off, on the app's loop, the attempt that is being made for a claim."""
 
 
-class InProcessDeliverer:
+class InProcessDeliverer(OneByOne):
     """Hands claims to the app in this process, on the app's own loop; no HTTP in between.
 
     It is handed `ahead` times as many as it runs at once.
@@ -88,27 +123,24 @@ class InProcessDeliverer:
     def window(self, concurrency: int) -> int:
         return concurrency * self._ahead()
 
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         first = claims[0].lease
         if first not in self._begun:
             self.begin_early(claims, asyncio.get_running_loop())
         box = self._begun.pop(first, None)
         if box is None:  # the app ended without stopping its node
-            for each in claims:
-                yield each, Reply(503, (("Qtasks-Uncounted", "draining"),), error="the app has stopped")
+            stopped = Reply(503, (("Qtasks-Uncounted", "draining"),), error="the app has stopped")
+            yield [(each, stopped) for each in claims]
             return
         left = len(claims)
         while left:
-            for answer in await box.take():
-                left -= 1
-                yield answer
+            answers = await box.take()
+            left -= len(answers)
+            yield answers
 
     def drop(self, claim: Claim) -> None:
         with suppress(RuntimeError):  # the app's loop is closed: nothing runs there any more
             self._app_loop.call_soon_threadsafe(self._drop, claim)
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
 
 
 class _Box:
@@ -147,7 +179,7 @@ class RoutedDeliverer:
         self._app = app
         self._http = http
 
-    def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         """Claims of both kinds never come in one call."""
         way = self._way(claims[0])
         return _refuse(claims) if way is None else way.deliver(claims)
@@ -166,6 +198,10 @@ class RoutedDeliverer:
     def window(self, concurrency: int) -> int:
         way = self._app or self._http
         return concurrency if way is None else way.window(concurrency)
+
+    def admission(self, concurrency: int, in_hand: int) -> Admission:
+        way = self._app or self._http
+        return Admission(concurrency - in_hand) if way is None else way.admission(concurrency, in_hand)
 
     def drop(self, claim: Claim) -> None:
         way = self._way(claim)
@@ -186,9 +222,8 @@ def spare(concurrency: int) -> int:
     return concurrency // SPARE_PARTS
 
 
-async def _refuse(claims: Sequence[Claim]) -> AsyncIterator[Answer]:
-    for each in claims:
-        yield each, Reply(0, error=NO_HTTP)
+async def _refuse(claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
+    yield [(each, Reply(0, error=NO_HTTP)) for each in claims]
 
 
 NO_HTTP = "this broker cannot deliver over HTTP: install qtasks with its extra [broker]"

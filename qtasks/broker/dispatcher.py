@@ -36,6 +36,7 @@ STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
 NOTHING = Claimed((), None)
+Claiming = Callable[[Session], Claimed]
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
 
@@ -104,14 +105,13 @@ class Dispatcher:
         """Claim what is due, up to the free slots, and start its delivery."""
         self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
-            slots = self.slots.window - len(self._in_flight)
-            if slots <= 0 or self._may_not_claim:
+            in_hand = len(self._in_flight)
+            if self.slots.window <= in_hand or self._may_not_claim:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
-            claim = self._claim_of(slots)
             try:
                 with self._metrics.timed("claim"):
-                    claimed = await self._database.write(claim)
+                    claimed = await self._database.write(self._claim_of(in_hand))
             except BrokerError:
                 self._is_unsure = True
                 raise
@@ -130,8 +130,8 @@ class Dispatcher:
         self.is_held = is_held
         self._looks.ask()
 
-    def _claim_of(self, slots: int, freed_bytes: int = 0) -> Callable[[Session], Claimed]:
-        claim = self._leasing(slots, freed_bytes)
+    def _claim_of(self, in_hand: int, freed_bytes: int = 0, *, is_small: bool = False) -> Claiming:
+        claim = self._leasing(in_hand, freed_bytes, is_small=is_small)
         if not self._is_unsure:
             return claim
         known = frozenset(self._in_flight)
@@ -142,13 +142,15 @@ class Dispatcher:
 
         return give_back_and_claim
 
-    def _leasing(self, slots: int, freed_bytes: int = 0) -> partial[Claimed]:
+    def _leasing(self, in_hand: int, freed_bytes: int = 0, *, is_small: bool = False) -> partial[Claimed]:
         held = self.slots.held(len(self._in_flight))
+        admission = self.slots.admission(in_hand)
         return partial(
             claiming.claim,
             node=self._node,
             app=self._app,
-            slots=slots,
+            slots=min(admission.most, FEW) if is_small else admission.most,
+            admit=admission.admit,
             alone_is_free=self._alone_for_ms() is None,
             lease_margin_ms=self._config.lease_margin_ms,
             now=self._clock.now(),
@@ -200,9 +202,10 @@ class Dispatcher:
     async def _carry(self, claims: Sequence[Claim]) -> None:
         left = {each.lease: each for each in claims}
         try:
-            async for claim, reply in self._deliverer.deliver(claims):
-                if left.pop(claim.lease, None) is not None:
-                    self._answer(claim, reply)
+            async for answers in self._deliverer.deliver(claims):
+                for claim, reply in answers:
+                    if left.pop(claim.lease, None) is not None:
+                        self._answer(claim, reply)
         except Exception as error:  # a wall: one destination's surprise must not stop the others
             log.exception("delivery broke", extra={"message_ids": [each.id for each in left.values()]})
             lost = Reply(0, error=f"{type(error).__name__}: {error}")
@@ -257,13 +260,12 @@ class Dispatcher:
         work = alone
         if then_claim:  # never without the lock: what is claimed just now would seem to be carried by nobody
             self._looked_at = self._clock.monotonic()
-            for each in settlements:  # nobody else claims before they are settled, so the next suspect may begin
+            for each in settlements:  # the next suspect may begin: nobody else claims before this is recorded
                 self._alone_since.pop(each.claim.lease, None)
             left = len(self._in_flight) - len(settlements)
             self.slots.freed(left)
-            slots = min(self.slots.window - left, FEW) if is_small else self.slots.window - left
             freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
-            claim_too = self._claim_of(slots, freed_bytes)
+            claim_too = self._claim_of(left, freed_bytes, is_small=is_small)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
         while True:
             try:
@@ -362,7 +364,7 @@ class Dispatcher:
 
     def _claim_along(self) -> Callable[[Session], Claimed | None]:
         """Make the claim for whoever brings work: one transaction and one fsync less before it starts."""
-        leasing, offset = self._leasing(self.slots.window - len(self._in_flight)), self._wall_offset
+        leasing, offset = self._leasing(len(self._in_flight)), self._wall_offset
 
         def claim_along(session: Session) -> Claimed | None:
             now = self._clock.now()

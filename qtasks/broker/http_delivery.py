@@ -22,9 +22,9 @@ from yarl import URL
 
 from qtasks.broker.addresses import Endpoint, call_url
 from qtasks.broker.batch_delivery import OK, BatchDelivery
-from qtasks.broker.batching import parted, written
+from qtasks.broker.batching import Requests, parted, written
 from qtasks.broker.config import ApiTarget
-from qtasks.broker.delivery import Answer, spare
+from qtasks.broker.delivery import Admission, Answer, spare
 from qtasks.broker.delivery_headers import USER_AGENT, delivery_headers
 from qtasks.broker.pace import Paces
 from qtasks.broker.response_budget import BUDGET_BYTES, PATIENCE_MS, PAUSE_MS, Hold, ResponseBudget
@@ -122,34 +122,44 @@ class HttpDeliverer:
         self._dropped: set[int] = set()
         self._paces = Paces(QUICK_NS, MOST_PACES)
         self._batches: list[BatchDelivery] = []
+        self._spared = 0
+        """How many requests fewer than claims the last of these took."""
 
     @property
     def response_budget_left(self) -> int:
         """How many more bytes answers may hold that are longer than what each has for free."""
         return self._budget.left
 
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         """Deliver one claim, or several in one request: those that `part` has put together."""
         began_at = stopwatch_ns()
         if len(claims) == 1:
             reply = await self._attempt(claims[0])
             self._paces.took(_work(claims[0]), stopwatch_ns() - began_at)
-            yield claims[0], reply
+            yield [(claims[0], reply)]
             return
         batch = BatchDelivery(claims)
         self._batches.append(batch)
         hold = self._budget.growing()
         try:
-            async for answer in batch.answers(
+            async for answers in batch.answers(
                 self._ask_together, self._whole, partial(self._grow, hold), hold
             ):
-                self._paces.took(_work(answer[0]), stopwatch_ns() - began_at)
-                yield answer
+                took_ns = stopwatch_ns() - began_at
+                for claim, _ in answers:
+                    self._paces.took(_work(claim), took_ns)
+                yield answers
         finally:
             self._batches.remove(batch)
 
     def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
-        return parted(claims, lambda claim: self._paces.is_quick(_work(claim)))
+        parts = parted(claims, self._is_quick)
+        if claims:
+            self._spared = len(claims) - len(parts)
+        return parts
+
+    def _is_quick(self, claim: Claim) -> bool:
+        return self._paces.is_quick(_work(claim))
 
     def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
         """Nothing is begun before `deliver`."""
@@ -158,6 +168,12 @@ class HttpDeliverer:
         """A batch takes the place of one attempt: as many claims more as it has messages are welcome."""
         spared = sum(max(0, len(each.left) - 1) for each in self._batches)
         return min(concurrency + spared, concurrency * AHEAD)
+
+    def admission(self, concurrency: int, in_hand: int) -> Admission:
+        """What is claimed next is likely to go together as what came last did: so many more are looked at."""
+        slots = self.window(concurrency) - in_hand
+        most = min(slots + self._spared, concurrency * AHEAD - in_hand)
+        return Admission(most, partial(Requests, slots, self._is_quick))
 
     def drop(self, claim: Claim) -> None:
         for each in self._batches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtasks.broker.delivery import Deliverer, spare
+from qtasks.broker.delivery import Admission, Deliverer, spare
 from qtasks.broker.standings import Standings
 from qtasks.broker.store.holding import Held
 from qtasks.clock import Clock
@@ -40,6 +40,12 @@ class Slots:
     def window(self) -> int:
         """The same with the spare ones, while they are open."""
         return self.usual + (self.spare if self._stand_still else 0)
+
+    def admission(self, in_hand: int) -> Admission:
+        """Say what may be claimed beside those in hand."""
+        if self._stand_still:
+            return Admission(self.window - in_hand)
+        return self._deliverer.admission(self._concurrency, in_hand)
 
     @property
     def may_open(self) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message
 
-from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery import Answer, OneByOne
 from qtasks.broker.delivery_headers import delivery_headers
 from qtasks.broker.store.records import Claim, Reply
 from qtasks.broker.store.results import CANCELLED
@@ -26,7 +26,7 @@ LOST = Reply(0, error="the reply was lost, as the test wished")
 NOBODY = "the testing kit calls nobody but the apps that it holds; they have no network either"
 
 
-class AsgiDeliverer:
+class AsgiDeliverer(OneByOne):
     """Makes one attempt for each claim, or two. `apps` are by their destination.
 
     `name_of` gives the task that a claim is a call of.
@@ -63,29 +63,17 @@ class AsgiDeliverer:
         answers, self._answers = self._answers, []
         return answers
 
-    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
-        return [[each] for each in claims]
-
-    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing is begun before `deliver`."""
-
-    def window(self, concurrency: int) -> int:
-        return concurrency
-
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         for claim in claims:
             answer = claim, await self._attempt(claim)
             self._answers.append(answer)
             self.answered.set()
-            yield answer
+            yield [answer]
 
     def drop(self, claim: Claim) -> None:
         exchange = self._exchanges.get(claim.seq)
         if exchange is not None:
             exchange.drop()
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
 
     async def _attempt(self, claim: Claim) -> Reply:
         app = self._apps.get(claim.url)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import takewhile
 
 import orjson
 import pytest
 
 from qtasks.broker.batch_delivery import LOST
-from qtasks.broker.http_delivery import QUICK_NS, HttpDeliverer
+from qtasks.broker.http_delivery import AHEAD, QUICK_NS, HttpDeliverer
 from qtasks.broker.pace import MEMORY
 from qtasks.broker.store.extras import Extras
 from qtasks.broker.store.records import Claim, Reply, Trouble
@@ -69,7 +70,8 @@ def claims(server: WireServer, *seqs: int, kind: str | None = None, **changes: o
 async def deliver(deliverer: HttpDeliverer, wanted: list[Claim]) -> list[tuple[int, Reply]]:
     """Deliver together; give the replies in the order of their coming."""
     async with asyncio.timeout(10):
-        return [(each.seq, reply) async for each, reply in deliverer.deliver(wanted)]
+        answers = [answer async for some in deliverer.deliver(wanted) for answer in some]
+    return [(each.seq, reply) for each, reply in answers]
 
 
 async def test_one_request_has_a_line_for_each_and_one_signature(
@@ -103,7 +105,7 @@ async def test_each_answer_is_known_as_soon_as_it_comes_whatever_the_order(
 
     answers = deliverer.deliver(wanted)
     async with asyncio.timeout(10):
-        answered, reply = await anext(answers)
+        [(answered, reply)] = await anext(answers)
     await answers.aclose()  # type: ignore[attr-defined]  # a generator, as all deliverers make
 
     assert answered is wanted[1]
@@ -230,6 +232,26 @@ async def test_only_the_quick_are_sent_several_and_have_more_in_hand(
     assert deliverer.window(8) == 8
 
 
+async def test_more_is_looked_at_where_what_came_last_went_together_and_no_more_requests_are_made(
+    deliverer: HttpDeliverer, server: WireServer
+) -> None:
+    one_by_one = claims(server, *range(40), ordered=False)
+    together = claims(server, *range(40), kind="quick", ordered=False)
+    for _ in range(20):
+        deliverer._paces.took((together[0].url, "quick"), QUICK_NS // 100)
+    assert deliverer.admission(8, in_hand=3).most == 5
+
+    assert [len(part) for part in deliverer.part(together)] == [10] * 4
+    admission = deliverer.admission(8, in_hand=3)
+    assert admission.most == 8 * AHEAD - 3
+    assert len(list(takewhile(admission.admit(), together))) == 40
+    assert len(list(takewhile(admission.admit(), one_by_one))) == 5
+    assert len(list(takewhile(admission.admit(), one_by_one))) == 5  # a claim that is made again begins anew
+
+    deliverer.part(one_by_one[:1])
+    assert deliverer.admission(8, in_hand=3).most == 5
+
+
 class Stopwatch:
     """Shows one step more each time it is looked at: how long everything takes that is timed."""
 
@@ -316,10 +338,11 @@ async def test_a_kind_that_turns_slow_among_others_goes_alone_and_leaves_them_to
     assert [len(part) for part in deliverer.part(wanted)] == [3]
 
     for _ in range(MEMORY):
-        server.answers.append(stream(line(1) + line(2) + line(3)))
+        script = Script(HEAD + chunk(line(1) + line(2)), last=chunk(line(3)) + b"0\r\n\r\n")
+        server.answers.append(script)
         async with asyncio.timeout(10):
-            async for each, _ in deliverer.deliver(wanted):
-                if each.seq == 2:  # the answer to the last one is taken later
-                    now_ns += 2 * QUICK_NS
+            async for _ in deliverer.deliver(wanted):  # the answer to the last one comes later
+                now_ns += 0 if script.goes_on.is_set() else 2 * QUICK_NS
+                script.goes_on.set()
 
     assert [[each.seq for each in part] for part in deliverer.part(wanted)] == [[1, 2], [3]]

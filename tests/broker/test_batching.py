@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qtasks.broker.batching import MOST_BYTES, parted
+from qtasks.broker.batching import MOST_BYTES, Requests, parted
 from qtasks.broker.retry import judge
 from qtasks.broker.store.extras import Extras
 from qtasks.broker.store.messages import LARGE_BYTES
@@ -25,6 +28,10 @@ def asking(seq: int, **changes: Any) -> Claim:
     return new_claim(now=NOW, seq=seq, id=f"msg_{seq}", **{**usual, **changes})
 
 
+def is_quick(claim: Claim) -> bool:
+    return claim.extras.kind != "slow"
+
+
 def parts(*claims: Claim, is_quick: Callable[[Claim], bool] = lambda claim: True) -> list[list[int]]:
     """Give the numbers of what goes together."""
     return [[each.seq for each in part] for part in parted(claims, is_quick)]
@@ -38,7 +45,7 @@ def test_what_is_not_quick_goes_alone_and_the_others_together_whatever_their_kin
     one, two, slow = (Extras(batch=3, kind=kind) for kind in ("one", "two", "slow"))
     claims = [asking(seq, extras=extras) for seq, extras in enumerate([one, slow, two, slow, ASKING])]
 
-    assert parts(*claims, is_quick=lambda claim: claim.extras.kind != "slow") == [[0, 2, 4], [1], [3]]
+    assert parts(*claims, is_quick=is_quick) == [[0, 2, 4], [1], [3]]
     assert parts(*claims, is_quick=lambda claim: False) == [[0], [1], [2], [3], [4]]
 
 
@@ -69,6 +76,42 @@ def test_a_batch_is_no_longer_than_a_request_should_be() -> None:
     many = [asking(n, body=body, extras=Extras(batch=1000)) for n in range(20)]
 
     assert [len(each) for each in parts(*many)] == [MOST_BYTES // LARGE_BYTES, 20 - MOST_BYTES // LARGE_BYTES]
+
+
+def test_what_is_too_much_for_one_request_is_cut_into_parts_alike() -> None:
+    many = [asking(n, extras=Extras(batch=100)) for n in range(205)]
+
+    assert [len(each) for each in parts(*many)] == [69, 69, 67]
+
+
+def admitted(count: int, *claims: Claim) -> list[int]:
+    """Give the numbers of those that fit into so many requests, up to the first that does not."""
+    return [each.seq for each in takewhile(Requests(count, is_quick), claims)]
+
+
+def test_requests_have_room_for_what_goes_together_and_for_one_that_goes_alone_each() -> None:
+    slow, other = Extras(batch=3, kind="slow"), f"{URL}2"
+
+    assert admitted(2, *map(asking, range(8))) == [0, 1, 2, 3, 4, 5]
+    assert admitted(2, *(asking(n, extras=slow) for n in range(4))) == [0, 1]
+    assert admitted(2, asking(0), asking(1, extras=slow), asking(2, url=other)) == [0, 1]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["quick", "slow"])), max_size=60),
+    st.integers(1, 9),
+)
+def test_what_fits_takes_no_more_requests_than_there_are(drawn: list[tuple[str, str]], count: int) -> None:
+    claims = [
+        asking(n, url=f"{URL}{place}", extras=Extras(batch=3, kind=kind))
+        for n, (place, kind) in enumerate(drawn)
+    ]
+    fits = Requests(count, is_quick)
+
+    taken = list(takewhile(fits, claims))
+
+    assert len(parted(taken, is_quick)) <= count
+    assert taken == claims or len(parted([*taken, claims[len(taken)]], is_quick)) == count + 1
 
 
 def test_what_lost_its_line_goes_alone_the_next_time() -> None:

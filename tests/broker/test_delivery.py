@@ -10,7 +10,7 @@ from queue import Queue
 
 import pytest
 
-from qtasks.broker.delivery import InProcessDeliverer, RoutedDeliverer
+from qtasks.broker.delivery import Answer, InProcessDeliverer, RoutedDeliverer
 from qtasks.broker.store.records import Claim, Reply
 from tests.support.broker import SOON_S, ScriptedDeliverer
 from tests.support.store import new_claim
@@ -35,10 +35,10 @@ def claims(count: int) -> list[Claim]:
     return [new_claim(now=NOW, seq=seq, app="shop") for seq in range(count)]
 
 
-async def order(answers: AsyncIterator[tuple[Claim, Reply]]) -> list[int]:
+async def order(answers: AsyncIterator[Sequence[Answer]]) -> list[int]:
     """Give the sequence numbers of the claims in the order of their answers."""
     async with asyncio.timeout(SOON_S):
-        return [claim.seq async for claim, _ in answers]
+        return [claim.seq async for some in answers for claim, _ in some]
 
 
 async def test_claims_are_run_on_the_app_s_own_loop(app_loop: asyncio.AbstractEventLoop) -> None:
@@ -73,9 +73,9 @@ async def test_an_answer_does_not_wait_for_slower_ones(app_loop: asyncio.Abstrac
     both = claims(2)
     answers = InProcessDeliverer(run, app_loop).deliver(both)
     async with asyncio.timeout(SOON_S):
-        first, _ = await anext(answers)
+        [(first, _)] = await anext(answers)
         app_loop.call_soon_threadsafe(told[0], both[1], Reply(200))
-        second, _ = await anext(answers)
+        [(second, _)] = await anext(answers)
 
     assert (first.seq, second.seq) == (0, 1)
 
@@ -110,7 +110,7 @@ async def test_an_app_whose_loop_is_closed_spends_no_attempt() -> None:
     loop.close()
     deliverer = InProcessDeliverer(lambda given, tell: None, loop)
 
-    [(claim, reply)] = [each async for each in deliverer.deliver(claims(1))]
+    [[(claim, reply)]] = [each async for each in deliverer.deliver(claims(1))]
 
     assert (claim.seq, reply.status) == (0, 503)
     assert dict(reply.headers) == {"Qtasks-Uncounted": "draining"}
@@ -149,7 +149,7 @@ async def test_each_claim_goes_its_own_way() -> None:
 async def test_without_http_a_claim_for_outside_is_answered_with_what_is_missing() -> None:
     deliverer = RoutedDeliverer(ScriptedDeliverer(), None)
 
-    [(_, reply)] = [each async for each in deliverer.deliver([new_claim(now=NOW)])]
+    [[(_, reply)]] = [each async for each in deliverer.deliver([new_claim(now=NOW)])]
 
     assert (reply.status, reply.error) == (
         0,

@@ -196,10 +196,10 @@ class Babbler(ScriptedDeliverer):
         super().__init__()
         self.old: list[Claim] = []
 
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         for claim in claims:
             for each in (*self.old, claim, claim):
-                yield each, Reply(200)
+                yield [(each, Reply(200))]
             self.old.append(claim)
 
 

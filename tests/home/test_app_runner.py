@@ -166,7 +166,8 @@ async def test_an_app_without_batches_has_no_more_in_hand_than_it_runs(
 async def replies(deliverer: InProcessDeliverer, claims: Sequence[Claim]) -> list[tuple[int, int]]:
     """Have claims delivered; give the status of each."""
     async with asyncio.timeout(SOON_S):
-        return [(claim.seq, reply.status) async for claim, reply in deliverer.deliver(claims)]
+        answers = [answer async for some in deliverer.deliver(claims) for answer in some]
+    return [(claim.seq, reply.status) for claim, reply in answers]
 
 
 async def test_what_was_begun_early_by_another_thread_is_run_once_and_answered() -> None:

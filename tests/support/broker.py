@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery import Answer, OneByOne
 from qtasks.broker.intake import internal_url
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
@@ -71,7 +71,7 @@ class WatchedClock(ManualClock):
         self._asleep.clear()
 
 
-class ScriptedDeliverer:
+class ScriptedDeliverer(OneByOne):
     """Answers each attempt with the next step of its script, and with 200 once that is used up."""
 
     def __init__(self) -> None:
@@ -104,13 +104,7 @@ class ScriptedDeliverer:
         parts = [[each] for each in claims if each.app is None]
         return [in_process, *parts] if in_process else parts
 
-    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing is begun before `deliver`."""
-
-    def window(self, concurrency: int) -> int:
-        return concurrency
-
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         for claim in claims:
             self.attempts.append(claim)
             self.witness(claim)
@@ -121,9 +115,9 @@ class ScriptedDeliverer:
             if isinstance(step, Held):
                 self._held[claim.seq] = step
                 await step.released.wait()
-                yield claim, step.reply
+                yield [(claim, step.reply)]
             elif isinstance(step, Reply):
-                yield claim, step
+                yield [(claim, step)]
 
     def drop(self, claim: Claim) -> None:
         if claim.seq in self._held:

@@ -59,6 +59,6 @@ def claim(url: str, **changes: Any) -> Claim:
 async def deliver(deliverer: HttpDeliverer, claim: Claim) -> Reply:
     """Make one attempt; give its reply."""
     async with asyncio.timeout(10):
-        [(answered, reply)] = [each async for each in deliverer.deliver([claim])]
+        [[(answered, reply)]] = [each async for each in deliverer.deliver([claim])]
     assert answered is claim
     return reply

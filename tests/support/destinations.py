@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery import Answer, OneByOne
 from qtasks.broker.dispatcher import Dispatcher
 from qtasks.broker.standings import place_of
 from qtasks.broker.store import messages
@@ -66,7 +66,7 @@ class Destination:
         return Reply(200)
 
 
-class SimulatedDeliverer:
+class SimulatedDeliverer(OneByOne):
     """Takes attempts to the destinations, which are by scheme, host and port."""
 
     def __init__(self, destinations: dict[str, Destination]) -> None:
@@ -74,29 +74,14 @@ class SimulatedDeliverer:
         self.in_flight: Counter[str] = Counter()
         self.most_in_flight: Counter[str] = Counter()
 
-    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
-        return [[each] for each in claims]
-
-    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing is begun before `deliver`."""
-
-    def window(self, concurrency: int) -> int:
-        return concurrency
-
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         for claim in claims:
             place = place_of(claim.url)
             self.in_flight[place] += 1
             self.most_in_flight[place] = max(self.most_in_flight[place], self.in_flight[place])
             reply = await self.destinations[place].take(claim)
             self.in_flight[place] -= 1
-            yield claim, reply
-
-    def drop(self, claim: Claim) -> None:
-        """Nothing is called off here."""
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
+            yield [(claim, reply)]
 
 
 class Site:

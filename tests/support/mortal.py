@@ -15,7 +15,7 @@ from typing import Any
 
 from qtasks.broker.api import ROUTES, Api
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery import Answer, OneByOne
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
@@ -56,23 +56,14 @@ class AtOnce(ThreadPoolExecutor):
         return future
 
 
-class PatientDestinations:
+class PatientDestinations(OneByOne):
     """Keeps each attempt waiting until the test says how it ends."""
 
     def __init__(self) -> None:
         self.attempts: list[Claim] = []
         self._waiting: dict[str, asyncio.Future[Reply | None]] = {}
 
-    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
-        return [[each] for each in claims]
-
-    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing is begun before `deliver`."""
-
-    def window(self, concurrency: int) -> int:
-        return concurrency
-
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         for claim in claims:
             assert claim.id not in self._waiting, f"{claim.id} is attempted twice at once"
             self.attempts.append(claim)
@@ -82,7 +73,7 @@ class PatientDestinations:
             finally:
                 del self._waiting[claim.id]
             if reply is not None:
-                yield claim, reply
+                yield [(claim, reply)]
 
     def answer(self, message_id: str, reply: Reply | None) -> None:
         """Let the attempt of a message end."""
@@ -90,9 +81,6 @@ class PatientDestinations:
 
     def drop(self, claim: Claim) -> None:
         """Go on: the test says how attempts end."""
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
 
 
 class MortalBroker:

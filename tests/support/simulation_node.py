@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtasks.broker.config import BrokerConfig
-from qtasks.broker.delivery import Answer
+from qtasks.broker.delivery import Answer, OneByOne
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.node import Node
 from qtasks.broker.security import parse_rules
@@ -43,7 +43,7 @@ class Plan:
     is_lost: bool = False
 
 
-class Destinations:
+class Destinations(OneByOne):
     """Does what `plan` says with each attempt of one life, and notes it in the ledger."""
 
     def __init__(self, life: Life, ledger: Ledger, plan: Callable[[Claim], Plan]) -> None:
@@ -52,16 +52,7 @@ class Destinations:
         self._plan = plan
         self._dropped: dict[tuple[str, int], asyncio.Event] = {}
 
-    def part(self, claims: Sequence[Claim]) -> Sequence[Sequence[Claim]]:
-        return [[each] for each in claims]
-
-    def begin_early(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing is begun before `deliver`."""
-
-    def window(self, concurrency: int) -> int:
-        return concurrency
-
-    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Answer]:
+    async def deliver(self, claims: Sequence[Claim]) -> AsyncIterator[Sequence[Answer]]:
         for claim in claims:
             await self._life.weather.awake.wait()
             attempt = self._ledger.start(claim, place_of(claim), self._life.fate, self._life.now())
@@ -73,7 +64,7 @@ class Destinations:
                 raise
             finally:
                 attempt.is_open = False
-            yield claim, reply
+            yield [(claim, reply)]
 
     async def _attempt(self, claim: Claim, attempt: Attempt) -> Reply:
         plan = self._plan(claim)
@@ -92,9 +83,6 @@ class Destinations:
         dropped = self._dropped.get((claim.id, claim.lease_epoch))
         if dropped is not None:
             dropped.set()
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
 
 
 def place_of(claim: Claim) -> str:

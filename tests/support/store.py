@@ -5,7 +5,7 @@ Messages and verdicts have defaults, so that a test says only what it is about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -112,7 +112,13 @@ class Verbs:
         return answer.message_id
 
     def claim(
-        self, slots: int = 100, *, node: str = NODE, app: str | None = None, alone_is_free: bool = True
+        self,
+        slots: int = 100,
+        *,
+        node: str = NODE,
+        app: str | None = None,
+        alone_is_free: bool = True,
+        admit: Callable[[], claiming.Fits] = claiming.admit_all,
     ) -> list[Claim]:
         """Lease what may start now."""
         now = self.clock.now()
@@ -125,6 +131,7 @@ class Verbs:
                 alone_is_free=alone_is_free,
                 lease_margin_ms=LEASE_MARGIN_MS,
                 now=now,
+                admit=admit,
             )
         )
         return list(claimed.claims)

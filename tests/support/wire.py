@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -40,11 +40,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How to answer one request: `first`, then `more` as often as it is taken, then close or stay."""
+    """How to answer one request: `first`, then `more` as often as it is taken, then close or stay.
+
+    With `last` it is `first`, and once `goes_on` is set, that; the connection takes other requests after it.
+    """
 
     first: bytes = b""
     more: bytes = b""
     then_close: bool = False
+    last: bytes = b""
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 HANG = Script()
@@ -126,6 +131,10 @@ class WireServer:
             return True
         writer.write(answer.first)
         await writer.drain()
+        if answer.last:
+            await answer.goes_on.wait()
+            writer.write(answer.last)
+            return True
         while answer.more:
             writer.write(answer.more)
             await writer.drain()

@@ -5,8 +5,9 @@ Nothing here costs more when the backlog, the history or the number of queues gr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import orjson
 
@@ -23,6 +24,15 @@ CLAIM_ROUNDS = 8
 QUEUES_PER_ROUND = 64
 
 
+Fits = Callable[[Claim], bool]
+"""Says whether one more message may begin beside those that it was asked for before."""
+
+
+def admit_all() -> Fits:
+    """Have no limit but the number of slots."""
+    return lambda claim: True
+
+
 def claim(
     session: Session,
     *,
@@ -36,6 +46,7 @@ def claim(
     has_others: bool = False,
     held: Held | None = None,
     first: Sequence[int] = (),
+    admit: Callable[[], Fits] = admit_all,
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
@@ -44,7 +55,8 @@ def claim(
     until `large_bytes` are spent, and wait in their queues after that (promise P20). Where other nodes
     claim from the same store (`has_others`), a queue stays in line as long as it has something for them.
     Towards destinations that are `held` back no more is taken than is said there; the queues that waited
-    for them and may go on have the `first` turn.
+    for them and may go on have the `first` turn. What `admit` gives is asked for one message after the other;
+    from the first that does not fit, all wait.
     """
     if slots <= 0:
         return Claimed((), None)
@@ -56,7 +68,7 @@ def claim(
         queues.freed(session, first)
     elif not outlook.has_line:
         return Claimed([], outlook.next_at, is_all=True)
-    claimant = _Claimant(node, app, lease_margin_ms, has_others, now)
+    claimant = _Claimant(node, app, lease_margin_ms, has_others, now, admit())
     budget = _Budget(slots, alone_is_free, large_bytes, None if held is None else Rooms(held))
     claims: list[Claim] = []
     ended: list[str] = []
@@ -88,6 +100,7 @@ class _Claimant:
     lease_margin_ms: int
     has_others: bool
     now: int
+    fits: Fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +118,15 @@ def _visit(session: Session, queue: queues.QueueRow, claimant: _Claimant, budget
     picked = _pick(session, queue, claimant.app, budget, now)
     ended = expire(session, picked.late, now) if picked.late else ()
     has_more = picked.has_more or (claimant.has_others and _has_for_others(session, queue, claimant.app))
-    taken = [_claim(session, row, queue, now, claimant.lease_margin_ms) for row in picked.rows]
+    is_full, wake_at = picked.is_full, picked.wake_at
+    found = (_claim(session, row, queue, now, claimant.lease_margin_ms) for row in picked.rows)
+    taken = list(takewhile(claimant.fits, found))
     budget.room -= len(taken)
+    if len(taken) < len(picked.rows):
+        has_more, is_full, wake_at, budget.room = True, False, None, 0
     _lease(session, taken, claimant.node)
     if queue.rate is not None and taken:
         flow.spend(session, queue, len(taken), now)
-    is_full, wake_at = picked.is_full, picked.wake_at
     if budget.rooms is not None and picked.held_by is not None:
         again_at = budget.rooms.turn_away(queue.id, picked.held_by, now)
         is_full, wake_at = True, again_at if wake_at is None else min(wake_at, again_at)

@@ -421,6 +421,21 @@ def test_a_published_message_needs_no_slot_of_a_queue(store: Verbs) -> None:
     assert bodies(store.claim()) == [b"0", b"1", b"2"]
 
 
+def test_from_the_first_that_does_not_fit_all_wait(store: Verbs) -> None:
+    for n in range(6):
+        store.enqueue(b"%d" % n, **WIDE)
+    store.enqueue(b"other", queue="other")
+    seen: list[bytes] = []
+
+    def fits(claim: Claim) -> bool:
+        seen.append(claim.body)
+        return claim.body != b"3"
+
+    assert bodies(store.claim(admit=lambda: fits)) == [b"0", b"1", b"2"]
+    assert seen == [b"0", b"1", b"2", b"3"]  # and nobody was asked after it
+    assert sorted(bodies(store.claim())) == [b"3", b"4", b"5", b"other"]
+
+
 def test_one_claim_never_gives_a_message_twice(store: Verbs) -> None:
     for number in range(20):
         store.enqueue(queue=f"q{number % 3}", parallelism=[1, 2, 100][number % 3], ordered=number % 3 == 0)
