@@ -22,19 +22,26 @@ def delivery_headers(
 
     `key` is that of an API, which is stored nowhere. A message of a batch has no signature of its own.
     """
-    told = {
+    own = {
         "User-Agent": USER_AGENT,
         "Accept-Encoding": "identity",
         "Upstash-Message-Id": claim.id,
         "Upstash-Retried": str(claim.attempt - 1),
-        "Upstash-Signature": signature,
-        "Upstash-Caller-Ip": claim.caller_ip,
-        "Upstash-Topic-Name": claim.extras.group,
-        "Upstash-Schedule-Id": claim.extras.schedule_id,
-        SCHEDULED_AT: None if claim.extras.fired_at is None else str(claim.extras.fired_at),
-        "Upstash-Region": region,
-        "Authorization": None if key is None else f"Bearer {key}",
     }
-    own = {name: value for name, value in told.items() if value is not None}
+    if signature is not None:
+        own["Upstash-Signature"] = signature
+    if claim.caller_ip is not None:
+        own["Upstash-Caller-Ip"] = claim.caller_ip
+    extras = claim.extras
+    if extras.group is not None:
+        own["Upstash-Topic-Name"] = extras.group
+    if extras.schedule_id is not None:
+        own["Upstash-Schedule-Id"] = extras.schedule_id
+    if extras.fired_at is not None:
+        own[SCHEDULED_AT] = str(extras.fired_at)
+    if region is not None:
+        own["Upstash-Region"] = region
+    if key is not None:
+        own["Authorization"] = f"Bearer {key}"
     forwarded = [each for each in claim.headers if each[0] not in own and each[0] not in RESERVED]
     return [*forwarded, *own.items()]
