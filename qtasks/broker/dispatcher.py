@@ -22,6 +22,7 @@ from qtasks.broker.metrics import Metrics
 from qtasks.broker.room import Room
 from qtasks.broker.slots import STILL_MS, Slots
 from qtasks.broker.store import claiming, messages, settling
+from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import FEW, FEW_BYTES, Database, Session
 from qtasks.broker.store.records import Again, Claim, Claimed, Lease, Reply, Settlement
@@ -362,14 +363,14 @@ class Dispatcher:
             self._looks.ignore_news()
         return along if along is not None or has_news else self._looks.take()
 
-    def _claim_along(self) -> Callable[[Session], Claimed | None]:
+    def _claim_along(self) -> Callable[[Session, Arrival | None], Claimed | None]:
         """Make the claim for whoever brings work: one transaction and one fsync less before it starts."""
         leasing, offset = self._leasing(len(self._in_flight)), self._wall_offset
 
-        def claim_along(session: Session) -> Claimed | None:
+        def claim_along(session: Session, arrival: Arrival | None) -> Claimed | None:
             now = self._clock.now()
             is_set = abs(now - self._clock.monotonic() - offset) >= CLOCK_STEP_MS
-            return None if is_set or self._may_not_claim else leasing(session, now=now)
+            return None if is_set or self._may_not_claim else leasing(session, now=now, arrival=arrival)
 
         return claim_along
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from qtasks.broker.store.database import Session, Work
+from qtasks.broker.store.arrivals import Arrival
+from qtasks.broker.store.database import Session
 from qtasks.errors import StoreError
 
 T = TypeVar("T")
@@ -21,13 +22,18 @@ log = logging.getLogger("qtasks.store")
 
 
 class Errand(Generic[T]):
-    """A work for whoever announces something next, at the end of its transaction and on its thread.
+    """A work for whoever announces something next, in its transaction and on its thread.
 
-    It is done once, or not at all. Its outcome is known once that transaction has ended; `then` is told of it
-    first, on that thread, if it was committed.
+    It is told what has just arrived there, if that is why it is done. It is done once, or not at all. Its
+    outcome is known once that transaction has ended; `then` is told of it first, on that thread, if it was
+    committed.
     """
 
-    def __init__(self, work: Work[T], then: Callable[[T], None] = lambda result: None) -> None:
+    def __init__(
+        self,
+        work: Callable[[Session, Arrival | None], T],
+        then: Callable[[T], None] = lambda result: None,
+    ) -> None:
         self._work = work
         self._then = then
         self._future: Future[T] = Future()
@@ -45,9 +51,15 @@ class Errand(Generic[T]):
         """Promise an outcome; False if it was withdrawn."""
         return self._future.set_running_or_notify_cancel()
 
-    def perform(self, session: Session) -> None:
-        """Do it, in a transaction that is to be committed."""
-        self._results = [self._work(session)]
+    def perform(self, session: Session, arrival: Arrival | None = None) -> T:
+        """Do it, in a transaction that is to be committed; gives what came of it."""
+        result = self._work(session, arrival)
+        self._results = [result]
+        return result
+
+    def undo(self) -> None:
+        """Take note that what it did was rolled back."""
+        self._results = []
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that its transaction was committed, or what broke it."""

@@ -12,11 +12,12 @@ from itertools import takewhile
 import orjson
 
 from qtasks.broker.store import flow, queues
+from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.cancelling import expire
 from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.extras import unpack_extras
 from qtasks.broker.store.holding import Held, Rooms, look_ahead
-from qtasks.broker.store.messages import unpack_headers
+from qtasks.broker.store.messages import LARGE_BYTES, unpack_headers
 from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed
 
 # A queue may turn out to have nothing left; as many others are then looked at in the same claim.
@@ -47,6 +48,7 @@ def claim(
     held: Held | None = None,
     first: Sequence[int] = (),
     admit: Callable[[], Fits] = admit_all,
+    arrival: Arrival | None = None,
 ) -> Claimed:
     """Lease up to `slots` messages to `node`, counting the attempt before it is made (promise P13).
 
@@ -56,11 +58,20 @@ def claim(
     claim from the same store (`has_others`), a queue stays in line as long as it has something for them.
     Towards destinations that are `held` back no more is taken than is said there; the queues that waited
     for them and may go on have the `first` turn. What `admit` gives is asked for one message after the other;
-    from the first that does not fit, all wait.
+    from the first that does not fit, all wait. An `arrival` is taken without a detour by the line if nothing
+    is before it; else it joins that first.
     """
     if slots <= 0:
         return Claimed((), None)
+    claimant = _Claimant(node, app, lease_margin_ms, has_others, now, admit())
     outlook = _look_out(session)
+    if arrival is not None:
+        if held is None and not outlook.has_line and not outlook.is_due(now):
+            claim = _claim_arrival(session, arrival, claimant)
+            if claim is not None:
+                return Claimed([claim], outlook.next_at, is_all=True)
+        queues.join_line(session, [arrival.queue.id])
+        outlook = _look_out(session)
     if outlook.is_due(now):
         promote(session, now)
         outlook = _look_out(session)
@@ -68,7 +79,6 @@ def claim(
         queues.freed(session, first)
     elif not outlook.has_line:
         return Claimed([], outlook.next_at, is_all=True)
-    claimant = _Claimant(node, app, lease_margin_ms, has_others, now, admit())
     budget = _Budget(slots, alone_is_free, large_bytes, None if held is None else Rooms(held))
     claims: list[Claim] = []
     ended: list[str] = []
@@ -101,6 +111,27 @@ class _Claimant:
     has_others: bool
     now: int
     fits: Fits
+
+
+def _claim_arrival(session: Session, arrival: Arrival, claimant: _Claimant) -> Claim | None:
+    """Lease a message that has just come, if it may start; it goes by the line if there is more to it."""
+    message, queue, now = arrival.message, arrival.queue, claimant.now
+    expires_at = message.extras.expires_at
+    if (
+        queue.is_in_line
+        or queue.is_paused
+        or message.extras.flow is not None
+        or message.app not in (None, claimant.app)
+        or len(message.body) > LARGE_BYTES
+        or (expires_at is not None and expires_at < now)
+        or queues.free_slots(session, queue) < 1
+    ):
+        return None
+    claim = arrival.claimed(now, claimant.lease_margin_ms)
+    if not claimant.fits(claim):
+        return None
+    _lease(session, [claim], claimant.node)
+    return claim
 
 
 @dataclass(frozen=True, slots=True)

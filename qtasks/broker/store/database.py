@@ -14,6 +14,7 @@ from qtasks.clock import Clock
 if TYPE_CHECKING:
     import asyncio
 
+    from qtasks.broker.store.arrivals import Arrival
     from qtasks.broker.store.changes import Errand
     from qtasks.broker.store.outbox import Outbox
 
@@ -52,6 +53,13 @@ class Session(Protocol):
 
     def delete_many(self, query: str, rows: Sequence[Params]) -> None:
         """Run one delete for each set of parameters."""
+        ...
+
+    def claim_along(self, arrival: Arrival) -> bool:
+        """Let who waits for work claim what was just stored, in this transaction; False if nobody did.
+
+        If not, it must join the line for claims.
+        """
         ...
 
     def announce(self) -> None:

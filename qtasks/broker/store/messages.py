@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from qtasks.broker.store import flow, queues
+from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.database import FEW, FEW_BYTES, Session
 from qtasks.broker.store.extras import pack_extras
 from qtasks.broker.store.records import Headers, NewMessage, Stage
@@ -39,7 +40,7 @@ class Enqueueing:
 
     def __call__(self, session: Session) -> list[Enqueued]:
         """Store them; raises what `enqueue` raises."""
-        return enqueue(session, self.messages, self.now)
+        return enqueue(session, self.messages, self.now, is_lone=len(self.messages) == 1)
 
     def together(self, session: Session, others: Sequence[Enqueueing]) -> list[list[Enqueued]]:
         """Store those of all calls; give the answers call by call."""
@@ -48,11 +49,14 @@ class Enqueueing:
         return [list(islice(answers, len(call.messages))) for call in calls]
 
 
-def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[Enqueued]:
+def enqueue(
+    session: Session, messages: Sequence[NewMessage], now: int, *, is_lone: bool = False
+) -> list[Enqueued]:
     """Store messages, or find that they are already stored; answer in their order.
 
-    A repeat of a deduplication id inside its window gives the first message's id (promise P12).
-    Raises `BadRequest` for a delayed message on an ordered queue; then nothing is stored.
+    A repeat of a deduplication id inside its window gives the first message's id (promise P12). A lone one
+    may be claimed at once by who waits for work. Raises `BadRequest` for a delayed message on an ordered
+    queue; then nothing is stored.
     """
     answers: list[Enqueued] = []
     fresh: list[tuple[NewMessage, queues.QueueRow]] = []
@@ -73,7 +77,7 @@ def enqueue(session: Session, messages: Sequence[NewMessage], now: int) -> list[
         fresh.append((message, queue))
     newest = around.newest
     for first in range(0, len(fresh), STORED_AT_ONCE):
-        newest = _store(session, fresh[first : first + STORED_AT_ONCE], newest)
+        newest = _store(session, fresh[first : first + STORED_AT_ONCE], newest, is_lone=is_lone)
     return answers
 
 
@@ -93,7 +97,11 @@ def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
 
 
 def _store(
-    session: Session, fresh: Sequence[tuple[NewMessage, queues.QueueRow]], newest: tuple[int, int]
+    session: Session,
+    fresh: Sequence[tuple[NewMessage, queues.QueueRow]],
+    newest: tuple[int, int],
+    *,
+    is_lone: bool,
 ) -> tuple[int, int]:
     """Store messages behind the newest one; give what is the newest then."""
     last_seq, last_created_at = newest
@@ -113,10 +121,15 @@ def _store(
     out_of_line = {queue.id for _, queue in fresh if not queue.is_in_line}
     if out_of_line:
         ready = {each["place"] for each in rows if each["state"] == Stage.READY}
-        queues.join_line(session, out_of_line & ready)
+        if not (ready and is_lone and session.claim_along(_arrival(*fresh[0], rows[0]))):
+            queues.join_line(session, out_of_line & ready)
     if any(each["state"] == Stage.WAITING for each in rows):
         session.announce()  # the dispatcher must learn until when it may sleep
     return rows[-1]["seq"], rows[-1]["created_at"]
+
+
+def _arrival(message: NewMessage, queue: queues.QueueRow, row: dict[str, Any]) -> Arrival:
+    return Arrival(row["seq"], message, queue, row["created_at"], row["not_before"])
 
 
 def _row(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from qtasks.broker.store.database import Params, Row
 if TYPE_CHECKING:
     import psycopg
 
+    from qtasks.broker.store.arrivals import Arrival
     from qtasks.broker.store.postgres_pipeline import Pipeline, Query
 
 
@@ -35,6 +36,10 @@ class ReadingSession:
 
     update_many = insert_many
     delete_many = insert_many
+
+    def claim_along(self, arrival: Arrival) -> bool:
+        """Have nobody: nothing arrives in a snapshot."""
+        return False
 
     def announce(self) -> None:
         """Do nothing: there is no news."""
@@ -67,6 +72,10 @@ class WritingSession:
 
     update_many = insert_many
     delete_many = insert_many
+
+    def claim_along(self, arrival: Arrival) -> bool:
+        """Have it join the line: what is claimed along is claimed there, in the same round trip."""
+        return False
 
     def announce(self) -> None:
         self.announced = True

@@ -41,6 +41,8 @@ class QueueRow:
     period_ms: int = 1000
     window_at: int = 0
     window_count: int = 0
+    is_paused: bool = False
+    """As far as it was asked for: what stands in line is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def find_or_create(session: Session, wanted: _Declaration, now: int) -> QueueRow
 
 def queue_row(row: Row) -> QueueRow:
     """Make the value of a row of `queue_find`."""
-    return QueueRow(row[0], row[1], row[2], bool(row[3]), bool(row[5]))
+    return QueueRow(row[0], row[1], row[2], bool(row[3]), bool(row[5]), is_paused=bool(row[4]))
 
 
 def _create(session: Session, wanted: QueueRow, *, paused: bool, is_set: bool, now: int) -> None:

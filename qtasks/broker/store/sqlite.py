@@ -20,6 +20,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
+from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.at_once import Commits
 from qtasks.broker.store.by_turn import ByTurn
 from qtasks.broker.store.changes import Changes, Errand
@@ -49,9 +50,15 @@ UNUSABLE = {
 class SqliteSession:
     """A `Session` on one connection."""
 
-    def __init__(self, connection: sqlite3.Connection, queries: dict[str, str]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        queries: dict[str, str],
+        along: Callable[[Arrival], bool] = lambda arrival: False,
+    ) -> None:
         self._connection = connection
         self._queries = queries
+        self._along = along
         self.announced = False
 
     def one(self, query: str, params: Params) -> Row | None:
@@ -89,6 +96,9 @@ class SqliteSession:
     update_many = insert_many
     delete_many = insert_many
 
+    def claim_along(self, arrival: Arrival) -> bool:
+        return self._along(arrival)
+
     def announce(self) -> None:
         self.announced = True
 
@@ -115,7 +125,9 @@ class SqliteDatabase:
         with _translated(path, self._fail):
             self._writer = _open(path, durability, max_pages)
         self._checkpoints = Checkpoints(self._writer, path)
-        self._session = SqliteSession(self._writer, self._queries)
+        self._session = SqliteSession(self._writer, self._queries, self._claim_along)
+        self._errand: Errand[Any] | None = None
+        """What is done along in the transaction under way."""
         self._readers: deque[sqlite3.Connection] = deque()
         self._reading = threading.Semaphore(READERS)
         self._executor = ThreadPoolExecutor(READERS + 1, thread_name_prefix="qtasks-store")
@@ -210,7 +222,6 @@ class SqliteDatabase:
 
         Unless it `waits`, it takes no time beyond its own: not for other programs, nor for a checkpoint.
         """
-        errand: Errand[Any] | None = None
         group: list[Ticket] = []
         try:
             self._check_alive()
@@ -220,8 +231,8 @@ class SqliteDatabase:
                     while taken := take():
                         group += taken
                         self._perform(taken, is_alone=len(group) == 1)
-                    errand = self._changes.take() if self._session.announced else None
-                    self._run_along(errand)
+                    if self._errand is None and self._session.announced:
+                        self._run_along()
                     began_at = stopwatch_ns()
                     self._writer.execute("COMMIT")
                     self._commits.took(stopwatch_ns() - began_at)
@@ -230,12 +241,14 @@ class SqliteDatabase:
                         self._writer.execute("ROLLBACK")
                 if waits:
                     self._checkpoints.after_commit()
+            errand, self._errand = self._errand, None
             if errand is not None:
                 errand.end()
             if self._session.announced:
                 self._session.announced = False
                 self._changes.tell()
         except BaseException as error:
+            errand, self._errand = self._errand, None
             if errand is not None:
                 errand.end(error)
             for ticket in group or take():
@@ -254,25 +267,35 @@ class SqliteDatabase:
             pauses -= 1
             threading.Event().wait(BUSY_PAUSE_MS / 1000)
 
-    def _run_along(self, errand: Errand[Any] | None) -> None:
-        """Do an errand, if there is one; if it fails by itself, nothing else does."""
+    def _claim_along(self, arrival: Arrival) -> bool:
+        """Offer what has just come to who waits for work; say whether it was taken care of."""
+        is_done = self._errand is None and self._run_along(arrival)
+        self._session.announced = self._session.announced or is_done  # who waits takes it up
+        return is_done
+
+    def _run_along(self, arrival: Arrival | None = None) -> bool:
+        """Do the errand of who waits, if somebody does; if it fails by itself, nothing else does."""
+        errand = self._errand = self._changes.take()
         if errand is None:
-            return
+            return False
+        result: object = None
         self._writer.execute("SAVEPOINT errand")
         try:
-            errand.perform(self._session)
+            result = errand.perform(self._session, arrival)
         except Exception:
             if not self._writer.in_transaction:
                 raise  # SQLite gave up the transaction: nobody's work is kept
             log.exception("what was to be done along failed")
             self._writer.execute("ROLLBACK TO errand")
         self._writer.execute("RELEASE errand")
+        return result is not None
 
     def _perform(self, group: Sequence[Ticket], *, is_alone: bool) -> None:
         if is_alone:
             group[0].result = group[0].work(self._session)
             return
         for ticket in self._merged(group):
+            errand = self._errand
             self._writer.execute("SAVEPOINT work")
             try:
                 ticket.result = ticket.work(self._session)
@@ -282,6 +305,8 @@ class SqliteDatabase:
                     raise  # SQLite gave up the transaction (no room, I/O): nobody's work is kept
                 ticket.error = meaning or error
                 self._writer.execute("ROLLBACK TO work")
+                if self._errand is not None and self._errand is not errand:
+                    self._errand.undo()
             self._writer.execute("RELEASE work")
 
     def _merged(self, group: Sequence[Ticket]) -> Sequence[Ticket]:

@@ -316,7 +316,7 @@ async def errand_of(
 ) -> Errand[Any]:
     """Leave an errand with a wait for changes, which ends with the test."""
     await hearing(database)
-    errand = Errand(work, then)
+    errand = Errand(lambda session, arrival: work(session), then)
     WAITS.append(asyncio.ensure_future(database.changed(60_000, errand)))
     await asyncio.sleep(0)
     return errand

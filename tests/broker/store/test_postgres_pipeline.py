@@ -124,7 +124,7 @@ async def test_an_errand_along_with_what_fails_is_not_done(database: PostgresDat
         fails(session)
         session.announce()
 
-    errand = Errand(lambda session: session.all("queue_list", {"name": None}))
+    errand = Errand(lambda session, arrival: session.all("queue_list", {"name": None}))
     if not database.place.has_pooler:  # who begins to hear is told at once
         await until(lambda: database.presence.is_hearing)
         await database.changed(1000)
