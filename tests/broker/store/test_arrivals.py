@@ -163,7 +163,7 @@ def test_whoever_stands_in_line_has_his_turn_before_what_arrives(waiting: Waitin
     waiting.verbs.store(message(b"first", queue="other"))
 
     assert [each.body for each in waiting.put(message(b"second"), slots=1).claims] == [b"first"]
-    assert waiting.line == ["mail"]
+    assert "mail" in waiting.line
 
 
 def test_what_does_not_fit_stays_in_line(waiting: Waiting) -> None:
