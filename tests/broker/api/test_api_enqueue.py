@@ -553,10 +553,12 @@ async def test_a_full_disk_answers_507_and_stores_nothing(make_rig: MakeRig) -> 
         assert (await client.post(PATH)).status_code == 200
 
 
-async def test_a_store_that_is_locked_asks_to_come_back(client: httpx.AsyncClient, rig: Rig) -> None:
+async def test_a_store_that_is_locked_asks_to_come_back(
+    client: httpx.AsyncClient, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sqlite3
 
-    rig.database._writer.execute("PRAGMA busy_timeout = 20")
+    monkeypatch.setattr("qtasks.broker.store.sqlite.BUSY_MS", 50)
     other = sqlite3.connect(rig.database._path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 

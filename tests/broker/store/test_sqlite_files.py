@@ -285,10 +285,12 @@ def test_a_migration_that_is_cut_off_leaves_the_schema_before_it(tmp_path: Path,
     store.database.close()
 
 
-def test_a_lock_that_another_program_keeps_is_an_error_and_not_a_wait_for_ever(tmp_path: Path) -> None:
+def test_a_lock_that_another_program_keeps_is_an_error_and_not_a_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qtasks.broker.store.sqlite.BUSY_MS", 50)  # the product's five seconds are long here
     path = tmp_path / "q.db"
     database = SqliteDatabase(str(path))
-    database._writer.execute("PRAGMA busy_timeout = 20")  # the five seconds of the product are long here
     store = Verbs(database, ManualClock())
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
