@@ -25,7 +25,7 @@ from qtasks.broker.store import claiming, messages, settling
 from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import FEW, FEW_BYTES, Database, Session
-from qtasks.broker.store.records import Again, Claim, Claimed, Lease, Reply, Settlement
+from qtasks.broker.store.records import NOTHING, Again, Claim, Claimed, Lease, Reply, Settlement
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
 from qtasks.ids import Ids
@@ -36,7 +36,6 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
-NOTHING = Claimed((), None)
 Claiming = Callable[[Session], Claimed]
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
@@ -201,11 +200,12 @@ class Dispatcher:
             carrier.add_done_callback(self._carriers.discard)
 
     async def _carry(self, claims: Sequence[Claim]) -> None:
-        left = {each.lease: each for each in claims}
+        left = {each.seq: each for each in claims}
         try:
             async for answers in self._deliverer.deliver(claims):
                 for claim, reply in answers:
-                    if left.pop(claim.lease, None) is not None:
+                    if left.get(claim.seq) is claim:
+                        del left[claim.seq]
                         self._answer(claim, reply)
         except Exception as error:  # a wall: one destination's surprise must not stop the others
             log.exception("delivery broke", extra={"message_ids": [each.id for each in left.values()]})

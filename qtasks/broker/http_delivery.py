@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
@@ -146,8 +147,8 @@ class HttpDeliverer:
                 self._ask_together, self._whole, partial(self._grow, hold), hold
             ):
                 took_ns = stopwatch_ns() - began_at
-                for claim, _ in answers:
-                    self._paces.took(_work(claim), took_ns)
+                for work, count in Counter(_work(claim) for claim, _ in answers).items():
+                    self._paces.took(work, took_ns, count)
                 yield answers
         finally:
             self._batches.remove(batch)

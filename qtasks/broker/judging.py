@@ -41,7 +41,7 @@ class Judging:
             claim,
             reply,
             now,
-            self._ids.fraction(),
+            0.0 if 200 <= reply.status < 300 else self._ids.fraction(),  # only what is tried again is spread
             strict=self._config.strict,
             longest_ms=self._config.longest_ladder_wait_ms,
         )

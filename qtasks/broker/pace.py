@@ -29,9 +29,9 @@ class Pace:
         """Say how many of them, one after the other, take so long."""
         return int(ns / max(self._mean_ns, 1))
 
-    def took(self, ns: int) -> None:
-        """Learn how long one took."""
-        self._mean_ns += (min(ns, MOST_NS) - self._mean_ns) / MEMORY
+    def took(self, ns: int, count: int = 1) -> None:
+        """Learn how long each of so many took."""
+        self._mean_ns += (min(ns, MOST_NS) - self._mean_ns) * (1 - (1 - 1 / MEMORY) ** count)
 
 
 class Paces:
@@ -53,8 +53,8 @@ class Paces:
         found = self._paces.get(kind)
         return found is not None and found.is_quick
 
-    def took(self, kind: Hashable, ns: int) -> None:
-        """Learn how long one of a kind took."""
+    def took(self, kind: Hashable, ns: int, count: int = 1) -> None:
+        """Learn how long each of so many of a kind took."""
         found = self._paces.get(kind)
         if found is None:
             if len(self._paces) >= self._most:
@@ -62,4 +62,4 @@ class Paces:
             found = self._paces[kind] = Pace(self._quick_ns)
         else:
             self._paces.move_to_end(kind)
-        found.took(ns)
+        found.took(ns, count)

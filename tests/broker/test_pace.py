@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qtasks.broker.pace import MEMORY, Paces
+import pytest
+
+from qtasks.broker.pace import MEMORY, Pace, Paces
 
 QUICK_NS = 1000
 
@@ -47,3 +49,12 @@ def test_kinds_without_end_take_no_more_room_than_those_that_are_remembered() ->
 
     assert len(paces) == 3
     assert paces.is_quick("mail")
+
+
+def test_many_at_once_teach_as_much_as_one_after_the_other() -> None:
+    one_by_one, at_once = Pace(QUICK_NS), Pace(QUICK_NS)
+    for _ in range(20):
+        one_by_one.took(QUICK_NS // 3)
+    at_once.took(QUICK_NS // 3, 20)
+
+    assert at_once._mean_ns == pytest.approx(one_by_one._mean_ns)

@@ -207,3 +207,6 @@ class Claimed:
     """Nothing that may start is left; what comes later is announced."""
     turned_away: Sequence[tuple[int, str]] = ()
     """The queues whose destination has no room, and which that is."""
+
+
+NOTHING = Claimed((), None)

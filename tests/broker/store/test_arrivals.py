@@ -21,7 +21,7 @@ from qtasks.broker.store.database import Session
 from qtasks.broker.store.extras import Extras
 from qtasks.broker.store.group import Ticket
 from qtasks.broker.store.messages import LARGE_BYTES, Enqueueing
-from qtasks.broker.store.records import Claim, Claimed, NewMessage
+from qtasks.broker.store.records import NOTHING, Claim, Claimed, NewMessage
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
 from qtasks.errors import BadRequest, StoreError
@@ -30,7 +30,6 @@ from tests.support.store import LEASE_MARGIN_MS, NODE, Verbs
 
 APP = "shop"
 NOW = 1_700_000_000_000
-NOTHING = Claimed((), None)
 
 
 class Waiting:
