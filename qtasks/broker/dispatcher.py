@@ -36,7 +36,6 @@ LONGEST_WAIT_MS = 1000  # then look again: the wall clock may have been set
 STORE_PAUSE_MS = 500
 CLOCK_STEP_MS = 2000  # smaller ones are NTP's daily bread
 ALONE_MS = 500
-Claiming = Callable[[Session], Claimed]
 HAND_BACK = Reply(0, error="handed back: the broker is shutting down")
 
 
@@ -105,13 +104,12 @@ class Dispatcher:
         """Claim what is due, up to the free slots, and start its delivery."""
         self._looked_at = self._clock.monotonic()
         async with self._claim_lock:
-            in_hand = len(self._in_flight)
-            if self.slots.window <= in_hand or self._may_not_claim:
+            if self.slots.window <= len(self._in_flight) or self._may_not_claim:
                 return NOTHING
             await self._follow_the_wall(self._clock.now())
             try:
                 with self._metrics.timed("claim"):
-                    claimed = await self._database.write(self._claim_of(in_hand))
+                    claimed = await self._database.write(self._claim_of(len(self._in_flight)))
             except BrokerError:
                 self._is_unsure = True
                 raise
@@ -130,7 +128,7 @@ class Dispatcher:
         self.is_held = is_held
         self._looks.ask()
 
-    def _claim_of(self, in_hand: int, freed_bytes: int = 0, *, is_small: bool = False) -> Claiming:
+    def _claim_of(self, in_hand: int, freed_bytes: int = 0, *, is_small: bool = False) -> claiming.Claiming:
         claim = self._leasing(in_hand, freed_bytes, is_small=is_small)
         if not self._is_unsure:
             return claim
@@ -397,6 +395,8 @@ class Dispatcher:
                 return None
             if claimed is not None:
                 self._start(claimed)
+            if errand.is_outdated:  # more has come with it
+                self._looks.ask()
             return claimed
 
     async def _until_freed(self) -> None:

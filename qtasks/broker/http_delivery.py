@@ -173,7 +173,7 @@ class HttpDeliverer:
     def admission(self, concurrency: int, in_hand: int) -> Admission:
         """What is claimed next is likely to go together as what came last did: so many more are looked at."""
         slots = self.window(concurrency) - in_hand
-        most = min(slots + self._spared, concurrency * AHEAD - in_hand)
+        most = min(slots + self._spared, concurrency * AHEAD - in_hand) if slots > 0 else 0
         return Admission(most, partial(Requests, slots, self._is_quick))
 
     def drop(self, claim: Claim) -> None:

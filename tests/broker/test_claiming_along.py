@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from qtasks.broker.store import settling
+from qtasks.broker.delivery import Admission
+from qtasks.broker.store import messages, settling
 from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import Session
+from qtasks.broker.store.group import Ticket
 from qtasks.broker.store.records import Claim, Reply, Settlement
 from tests.broker.conftest import MakeRig
 from tests.support.broker import SOON_S, WIDE, Held, Rig
@@ -247,3 +249,40 @@ async def test_a_node_that_was_held_while_a_settlement_claimed_looks_again(rig: 
     rig.node.dispatcher.hold(False)
 
     await rig.deliverer.reached(2)
+
+
+async def test_what_joins_a_commit_after_a_claim_was_made_in_it_is_looked_for_at_once(
+    rig: Rig, idling: Idling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qtasks.broker.dispatcher.LONGEST_WAIT_MS", 3_600_000)
+    now = rig.clock.now()
+    first, second = (
+        Ticket(messages.Enqueueing([rig.store.message(body, queue=queue)], now))
+        for body, queue in ((b"first", "one"), (b"second", "two"))
+    )
+    taken = iter([[first], [second], []])
+    held = Held()  # or its end would have the other one claimed
+    rig.deliverer.will(held)
+
+    await asyncio.to_thread(rig.database._commit, lambda: next(taken))
+
+    assert (first.error, second.error) == (None, None)
+    await rig.deliverer.reached(2)
+    assert rig.deliverer.bodies == [b"first", b"second"]
+    held.release()
+
+
+async def test_what_arrives_for_a_claim_without_a_slot_is_looked_for_once_there_is_one(
+    rig: Rig, idling: Idling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qtasks.broker.dispatcher.LONGEST_WAIT_MS", 3_600_000)
+    slots = rig.node.dispatcher.slots
+    monkeypatch.setattr(slots, "admission", lambda in_hand: Admission(0))  # an app that has turned slow
+    rig.node.dispatcher.hold(False)  # it leaves another errand
+    await idling.waits()
+    message_id = rig.enqueue()
+    assert rig.states(message_id) == CREATED
+
+    monkeypatch.undo()
+    rig.node.dispatcher.hold(False)
+    await rig.deliverer.reached(1)

@@ -38,6 +38,8 @@ class Errand(Generic[T]):
         self._then = then
         self._future: Future[T] = Future()
         self._results: list[T] = []
+        self.is_outdated = False
+        """Whether more was announced in that transaction after it was done."""
 
     def withdraw(self) -> bool:
         """Have it done by nobody; False if somebody has begun it, and `outcome` will tell."""

@@ -18,13 +18,14 @@ from qtasks.broker.store.database import Row, Session
 from qtasks.broker.store.extras import unpack_extras
 from qtasks.broker.store.holding import Held, Rooms, look_ahead
 from qtasks.broker.store.messages import LARGE_BYTES, unpack_headers
-from qtasks.broker.store.records import SUSPECT_AFTER, Claim, Claimed
+from qtasks.broker.store.records import NOTHING, SUSPECT_AFTER, Claim, Claimed
 
 # A queue may turn out to have nothing left; as many others are then looked at in the same claim.
 CLAIM_ROUNDS = 8
 QUEUES_PER_ROUND = 64
 
 
+Claiming = Callable[[Session], Claimed]
 Fits = Callable[[Claim], bool]
 """Says whether one more message may begin beside those that it was asked for before."""
 
@@ -57,21 +58,17 @@ def claim(
     until `large_bytes` are spent, and wait in their queues after that (promise P20). Where other nodes
     claim from the same store (`has_others`), a queue stays in line as long as it has something for them.
     Towards destinations that are `held` back no more is taken than is said there; the queues that waited
-    for them and may go on have the `first` turn. What `admit` gives is asked for one message after the other;
-    from the first that does not fit, all wait. An `arrival` is taken without a detour by the line if nothing
-    is before it; else it joins that first.
+    for them and may go on have the `first` turn. What `admit` gives is asked for one message after the other,
+    and the first that does not fit ends the claim. An `arrival` joins the line unless it is taken at once.
     """
-    if slots <= 0:
-        return Claimed((), None)
     claimant = _Claimant(node, app, lease_margin_ms, has_others, now, admit())
-    outlook = _look_out(session)
     if arrival is not None:
-        if held is None and not outlook.has_line and not outlook.is_due(now):
-            claim = _claim_arrival(session, arrival, claimant)
-            if claim is not None:
-                return Claimed([claim], outlook.next_at, is_all=True)
-        queues.join_line(session, [arrival.queue.id])
-        outlook = _look_out(session)
+        met = _meet(session, arrival, claimant, is_free=slots > 0 and held is None)
+        if met is not None:
+            return met
+    if slots <= 0:
+        return NOTHING
+    outlook = _look_out(session)
     if outlook.is_due(now):
         promote(session, now)
         outlook = _look_out(session)
@@ -80,9 +77,7 @@ def claim(
     elif not outlook.has_line:
         return Claimed([], outlook.next_at, is_all=True)
     budget = _Budget(slots, alone_is_free, large_bytes, None if held is None else Rooms(held))
-    claims: list[Claim] = []
-    ended: list[str] = []
-    visited = 0
+    claims, ended, visited = list[Claim](), list[str](), 0
     is_outdated = outlook.wake_at is not None
     for queue in _queues_to_visit(session, frozenset(first)):
         visited += 1
@@ -111,6 +106,17 @@ class _Claimant:
     has_others: bool
     now: int
     fits: Fits
+
+
+def _meet(session: Session, arrival: Arrival, claimant: _Claimant, *, is_free: bool) -> Claimed | None:
+    """Take what has just come, if nothing is before it; else it joins the line, and that is None."""
+    outlook = _look_out(session)
+    is_next = is_free and not outlook.has_line and not outlook.is_due(claimant.now)
+    claim = _claim_arrival(session, arrival, claimant) if is_next else None
+    if claim is not None:
+        return Claimed([claim], outlook.next_at, is_all=True)
+    queues.join_line(session, [arrival.queue.id])
+    return None
 
 
 def _claim_arrival(session: Session, arrival: Arrival, claimant: _Claimant) -> Claim | None:

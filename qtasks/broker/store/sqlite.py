@@ -231,7 +231,7 @@ class SqliteDatabase:
                     while taken := take():
                         group += taken
                         self._perform(taken, is_alone=len(group) == 1)
-                    if self._errand is None and self._session.announced:
+                    if self._session.announced:
                         self._run_along()
                     began_at = stopwatch_ns()
                     self._writer.execute("COMMIT")
@@ -244,7 +244,7 @@ class SqliteDatabase:
             errand, self._errand = self._errand, None
             if errand is not None:
                 errand.end()
-            if self._session.announced:
+            if self._session.announced or errand is not None:
                 self._session.announced = False
                 self._changes.tell()
         except BaseException as error:
@@ -269,12 +269,16 @@ class SqliteDatabase:
 
     def _claim_along(self, arrival: Arrival) -> bool:
         """Offer what has just come to who waits for work; say whether it was taken care of."""
-        is_done = self._errand is None and self._run_along(arrival)
-        self._session.announced = self._session.announced or is_done  # who waits takes it up
-        return is_done
+        if self._errand is not None or not self._run_along(arrival):
+            return False
+        self._session.announced = False  # whoever did it has seen all there was
+        return True
 
     def _run_along(self, arrival: Arrival | None = None) -> bool:
         """Do the errand of who waits, if somebody does; if it fails by itself, nothing else does."""
+        if self._errand is not None:
+            self._errand.is_outdated = True
+            return False
         errand = self._errand = self._changes.take()
         if errand is None:
             return False
