@@ -489,7 +489,7 @@ class Dispatcher:
 
 
 def _settle_and_claim(
-    session: Session, settlements: Sequence[Settlement], claim: Callable[[Session], Claimed]
+    session: Session, settlements: Sequence[Settlement], claim: claiming.Claiming
 ) -> tuple[list[Settlement], Claimed]:
     recorded = settling.settle(session, settlements)
     return recorded, claim(session)

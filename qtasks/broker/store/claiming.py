@@ -26,6 +26,7 @@ QUEUES_PER_ROUND = 64
 
 
 Claiming = Callable[[Session], Claimed]
+"""A claim that is made once there is a session."""
 Fits = Callable[[Claim], bool]
 """Says whether one more message may begin beside those that it was asked for before."""
 
@@ -124,8 +125,7 @@ def _claim_arrival(session: Session, arrival: Arrival, claimant: _Claimant) -> C
     message, queue, now = arrival.message, arrival.queue, claimant.now
     expires_at = message.extras.expires_at
     if (
-        queue.is_in_line
-        or queue.is_paused
+        queue.is_paused
         or message.extras.flow is not None
         or message.app not in (None, claimant.app)
         or len(message.body) > LARGE_BYTES

@@ -18,15 +18,20 @@ TOKEN = "eyJVc2VySUQiOiJkZWZhdWx0VXNlciJ9"
 @asynccontextmanager
 async def client_of(rig: Rig, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client of a rig's API; without `headers` it bears the token."""
-    transport = httpx.ASGITransport(Api(rig.broker, ROUTES, [TOKEN]), client=("203.0.113.9", 50000))
+    transport = httpx.ASGITransport(api_of(rig), client=("203.0.113.9", 50000))
     known: dict[str, Any] = headers or {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://broker", headers=known) as client:
         yield client
 
 
+def api_of(rig: Rig) -> Api:
+    """Give a rig's API, which takes the token."""
+    return Api(rig.broker, ROUTES, [TOKEN])
+
+
 @pytest.fixture
 def api(rig: Rig) -> Api:
-    return Api(rig.broker, ROUTES, [TOKEN])
+    return api_of(rig)
 
 
 @pytest.fixture

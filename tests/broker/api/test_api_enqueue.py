@@ -10,7 +10,7 @@ import pytest
 
 from qtasks.broker.api import Api
 from qtasks.broker.security import parse_rules
-from tests.broker.api.conftest import TOKEN, client_of
+from tests.broker.api.conftest import TOKEN, api_of, client_of
 from tests.broker.conftest import MakeRig
 from tests.support.asgi import call
 from tests.support.broker import Rig
@@ -478,11 +478,11 @@ async def test_a_body_that_is_announced_too_long_is_not_read(api: Api, rig: Rig)
 
 async def test_a_body_without_a_length_is_read_no_further_than_the_limit(make_rig: MakeRig) -> None:
     rig = make_rig(max_message_bytes=1000)
-    async with client_of(rig) as client:
-        app = client._transport.app  # type: ignore[attr-defined]
     endless = [b"x" * 600] * 50
 
-    answer = await call(app, "POST", PATH.encode(), headers=[BEARER], chunks=endless, disconnects=True)
+    answer = await call(
+        api_of(rig), "POST", PATH.encode(), headers=[BEARER], chunks=endless, disconnects=True
+    )
 
     assert (answer.status, rig.store.log()) == (412, [])
 

@@ -26,7 +26,7 @@ from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
 from qtasks.errors import BadRequest, StoreError
 from qtasks.protocol.flow import FlowSpec
-from tests.support.store import LEASE_MARGIN_MS, NODE, Verbs
+from tests.support.store import LEASE_MARGIN_MS, NODE, Verbs, new_message
 
 APP = "shop"
 NOW = 1_700_000_000_000
@@ -91,7 +91,7 @@ def waiting(tmp_path: Path) -> Waiting:
 
 
 def message(body: bytes = b"", **changes: Any) -> NewMessage:
-    return Verbs(None, ManualClock(NOW)).message(body, **{"app": APP, **changes})  # type: ignore[arg-type]
+    return new_message(body, now=NOW, **{"app": APP, **changes})
 
 
 def test_a_lone_message_is_claimed_as_it_arrives_as_it_would_be_read(waiting: Waiting) -> None:
