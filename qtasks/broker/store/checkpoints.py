@@ -1,19 +1,29 @@
-"""When the write-ahead log of SQLite is copied back into the database file, and what follows if that fails.
+"""When the write-ahead log of SQLite is copied back into the database file, and how long it is until then.
 
 SQLite's own checkpoints hide their errors. Of these an error is seen, and none begins that the disk has no
 room for: half a checkpoint takes up room and gives none back.
+
+To sync what is written over a part of a file takes half the time of a sync that makes the file longer. So
+the log is made longer ahead, with zeros, which SQLite takes for its end.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 
 # Rarer checkpoints write a page once that many commits have changed.
 LOG_BYTES = 8000 * (4096 + 24)
 MOST_LOG_BYTES = 64 * 1024 * 1024
 """SQLite cuts the log back to this length when it begins anew."""
 STEP_BYTES = 4 * 1024 * 1024
+AHEAD_BYTES = 1024 * 1024
+"""So much of the log is made at once: little enough that nobody waits long for it."""
+ROOMY_BYTES = 1024 * AHEAD_BYTES
+"""On a disk with less room than this, no room is taken ahead."""
+SHORT_BYTES = 64 * 1024
+"""A log that is no longer than this may well stay so, as that of a command which is soon done."""
 LOOK_ROWS = 8
 """How many rows are changed before it is looked again how long the log is: to look costs as much as a row."""
 POSTPONED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -39,6 +49,7 @@ class Checkpoints:
         self._log = f"{path}-wal"
         self._least_bytes = due_bytes
         self._due_bytes = due_bytes
+        self._made_bytes = SHORT_BYTES
         self._look_rows = look_rows
         self._look_at = 0
 
@@ -47,24 +58,42 @@ class Checkpoints:
         self._due_bytes = self._look_at = 0
 
     def is_due(self) -> bool:
-        """Say whether one is to be made: the log has grown."""
+        """Say whether there is something to do for `after_commit`: the log has grown."""
         changed = self._connection.total_changes
         if changed < self._look_at:
             return False
-        if self._size() > self._due_bytes:
+        if self._size() > min(self._due_bytes, self._made_bytes):
             return True
         self._look_at = changed + self._look_rows
         return False
 
     def after_commit(self) -> None:
-        """Make one if it is due; raises `sqlite3.Error` if the disk failed otherwise than by being full."""
+        """Make one if it is due, or make the log longer if it is not yet as long as it may become.
+
+        Raises `sqlite3.Error` if the disk failed otherwise than by being full.
+        """
         if not self.is_due():
             return
         size = self._size()
-        if self._fits() and self._make():
+        if size <= self._due_bytes:
+            self._make_longer(size)
+        elif self._fits() and self._make():
             self._due_bytes = min(max(size, self._least_bytes), MOST_LOG_BYTES)
         else:
             self._due_bytes = size + STEP_BYTES
+
+    def _make_longer(self, size: int) -> None:
+        """Write zeros behind the log, which nobody else writes between two transactions."""
+        self._made_bytes = min(size + AHEAD_BYTES, self._due_bytes)
+        with suppress(OSError):  # what has a meaning for the store, SQLite meets itself
+            disk = os.statvfs(self._log)
+            if disk.f_bavail * disk.f_frsize < ROOMY_BYTES:
+                return
+            log = os.open(self._log, os.O_WRONLY)
+            try:
+                os.pwrite(log, bytes(self._made_bytes - size), size)
+            finally:
+                os.close(log)
 
     def _size(self) -> int:
         try:
