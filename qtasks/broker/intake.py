@@ -305,7 +305,10 @@ def _dedup_key(outgoing: Outgoing) -> str | None:
     """Give the account-wide key of contract 3.9; an explicit id wins over the content.
 
     Each endpoint of a URL group has a key of its own. An id has no colon, so the two kinds of key differ.
+    What is known to be new needs none: a repeat of it finds the id of its task.
     """
+    if outgoing.is_new:
+        return None
     options = outgoing.options
     endpoint = "" if outgoing.group_name is None else f":{outgoing.destination}"
     if options.dedup_id is not None:

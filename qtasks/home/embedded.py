@@ -84,8 +84,12 @@ class EmbeddedHome:
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         """Enqueue; durable when this returns."""
+        owner = self._owner
+        own = None if owner is None else owner.broker  # the first that is asked, if there is one
         return self._ask(
-            lambda broker: broker.accept(messages),
+            lambda broker: broker.accept(
+                messages if broker is own else [each.repeated() for each in messages]
+            ),
             lambda client: _forward(client, messages),
         )
 

@@ -7,7 +7,7 @@ keep rows of their own. Keys and their oddities are the contract's (2.4, 2.6, 2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Self
 
@@ -66,6 +66,12 @@ class Outgoing:
     endpoint_name: str | None = None
     schedule_id: str | None = None
     fired_at: int | None = None
+    is_new: bool = False
+    """Its deduplication id was made for it just now and was sent to nobody yet: no other message has it."""
+
+    def repeated(self) -> Outgoing:
+        """Give the message as it is once it was sent: perhaps it has arrived."""
+        return replace(self, is_new=False) if self.is_new else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,9 @@ class Caller:
         return sent.result
 
     def _with_repeat(self, error: BrokerUnreachable, sent: Sent) -> BrokerUnreachable:
-        return BrokerUnreachable(str(error), task_id=sent.result.id, repeat=lambda: self._deliver(sent))
+        return BrokerUnreachable(
+            str(error), task_id=sent.result.id, repeat=lambda: self._deliver(sent.again())
+        )
 
 
 def _check_task_id(task_id: str) -> None:

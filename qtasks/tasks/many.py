@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from dataclasses import replace
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -54,6 +55,10 @@ class Sent:
     message: Outgoing
     result: AsyncResult[Any]
     task: str
+
+    def again(self) -> Sent:
+        """Give it as it is sent once more."""
+        return replace(self, message=self.message.repeated())
 
 
 def land(calls: Sequence[Sent], answers: Sequence[Enqueued], note: NoteAnswers = note_nothing) -> None:
@@ -119,7 +124,8 @@ class Batches(Generic[T]):
 
     def _fill(self) -> bool:
         """Take the next batch, unless one is left of which nobody knows whether it arrived."""
-        self._batch = self._batch or [self._prepare(each) for each in islice(self._calls, BATCH)]
+        left = [each.again() for each in self._batch]
+        self._batch = left or [self._prepare(each) for each in islice(self._calls, BATCH)]
         return bool(self._batch)
 
     def _land(self) -> None:
@@ -249,4 +255,4 @@ def _send(sender: Sender, calls: Sequence[Sent], note: NoteAnswers = note_nothin
 
 
 def _repeatable(error: BrokerUnreachable, sender: Sender, calls: Sequence[Sent]) -> BrokerUnreachable:
-    return BrokerUnreachable(str(error), repeat=lambda: _send(sender, calls))
+    return BrokerUnreachable(str(error), repeat=lambda: _send(sender, [each.again() for each in calls]))

@@ -91,16 +91,20 @@ class Packer:
         if start_at is not None:
             self._layers.check(options, is_delayed=True)
         mould = self._mould(target, options)
+        is_new = task_id is None
         task_id = task_id or self._ids.task_id(now)
         expires_at = None if options.expires_ms is None else _expires_at(options.expires_ms, now, start_at)
         body = mould.form.fill(
             task_id, _written(args), _written(kwargs), now, start_at, expires_at, self._trace()
         )
         flow = _flow(target, options, args, kwargs) if options.has_keys else None
-        message = mould.message(body, self._signer().sign(body), task_id, start_at, expires_at, flow)
+        message = mould.message(
+            body, self._signer().sign(body), task_id, start_at, expires_at, flow, is_new=is_new
+        )
         if options.unique is None:
             return message
-        return replace(message, options=_once(message.options, target, options, args, kwargs))
+        once = _once(message.options, target, options, args, kwargs)
+        return replace(message, options=once, is_new=False)
 
     def _mould(self, target: Target, options: TaskOptions) -> _Mould:
         """Give what all calls of a target with these options have in common, made at the first of them."""
@@ -232,6 +236,8 @@ class _Mould:
         start_at: int | None,
         expires_at: int | None,
         flow: FlowSpec | None = None,
+        *,
+        is_new: bool = False,
     ) -> Outgoing:
         """Make the message of one call. Its deduplication id is the task id."""
         shared = self._shared
@@ -258,7 +264,7 @@ class _Mould:
             shared.batch,
             shared.kind,
         )
-        return Outgoing(self._destination, body, options, self._queue)
+        return Outgoing(self._destination, body, options, self._queue, is_new=is_new)
 
 
 def _kind(task: str) -> str:

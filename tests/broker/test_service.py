@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ async def test_several_messages_are_accepted_in_their_order(rig: Rig) -> None:
 
     assert [each.deduplicated for each in answers] == [False, False, True]
     assert answers[2].message_id == answers[0].message_id
+
+
+async def test_a_repeat_of_what_was_new_is_known(rig: Rig) -> None:
+    """For what is new nobody looks whether it is known; it is known from then on all the same."""
+    new = replace(outgoing(dedup_id="tsk_1", task_id="tsk_1"), is_new=True)
+    [first] = rig.broker.accept([new])
+
+    [again] = rig.broker.accept([new.repeated()])
+
+    assert (again.deduplicated, again.message_id) == (True, first.message_id)
 
 
 @pytest.mark.parametrize(

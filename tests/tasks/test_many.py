@@ -32,10 +32,12 @@ class Line:
     def __init__(self) -> None:
         self.got: list[str | None] = []
         self.sizes: list[int] = []
+        self.are_new: list[set[bool]] = []
         self.to_lose: list[int] = []
 
     def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         self.got += [each.options.task_id for each in messages]
+        self.are_new.append({each.is_new for each in messages})
         self.sizes.append(len(messages))
         if len(self.sizes) in self.to_lose:
             raise BrokerUnreachable("no answer") from TimeoutError("slow")
@@ -94,6 +96,7 @@ def test_a_lost_batch_is_sent_again_under_the_same_ids_and_the_rest_after_it(
     results = second.value.repeat()
 
     assert line.sizes == [BATCH, BATCH, BATCH, BATCH, 7]
+    assert line.are_new == [{True}, {True}, {False}, {False}, {True}]
     assert line.got[BATCH : 2 * BATCH] == line.got[2 * BATCH : 3 * BATCH] == line.got[3 * BATCH : 4 * BATCH]
     assert [each.id for each in results] == list(dict.fromkeys(line.got))
     assert first.value.__notes__ == [f"{BATCH} calls had been enqueued before"]
@@ -131,6 +134,7 @@ def test_a_lost_block_is_sent_again_under_the_same_ids(
     again.value.repeat()
 
     assert line.sizes == [2, 2, 2]
+    assert line.are_new == [{True}, {False}, {False}]
     assert line.got[:2] == line.got[2:4] == line.got[4:]
 
 
@@ -148,6 +152,34 @@ async def test_a_lost_async_block_is_sent_again_under_the_same_ids(
     caught.value.repeat()
 
     assert line.got[0] == line.got[1]
+    assert line.are_new == [{True}, {False}]
+
+
+def test_a_lost_call_is_sent_again_as_one_that_may_have_arrived(
+    line: Line, note: Task[..., Any, Any]
+) -> None:
+    line.to_lose = [1]
+
+    with pytest.raises(BrokerUnreachable, match="no answer") as caught:
+        note.delay(1)
+    caught.value.repeat()
+
+    assert line.got[0] == line.got[1]
+    assert line.are_new == [{True}, {False}]
+
+
+def test_a_call_whose_id_is_given_may_have_arrived_before(line: Line, note: Task[..., Any, Any]) -> None:
+    note.apply_async((1,), task_id="tsk_0123456789abcdef0123456789abcdef")
+
+    assert line.are_new == [{False}]
+
+
+def test_a_call_that_is_unique_may_be_another_one(line: Line, caller: Caller) -> None:
+    def once() -> None: ...
+
+    make_task(once, Registry(), lambda: caller, {"name": "once", "unique": True}).delay()
+
+    assert line.are_new == [{False}]
 
 
 def test_messages_are_split_into_requests_by_number_and_size() -> None:

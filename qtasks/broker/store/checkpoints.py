@@ -4,7 +4,7 @@ SQLite's own checkpoints hide their errors. Of these an error is seen, and none 
 room for: half a checkpoint takes up room and gives none back.
 
 To sync what is written over a part of a file takes half the time of a sync that makes the file longer. So
-the log is made longer ahead, with zeros, which SQLite takes for its end.
+where commits are small, the log is made longer ahead, with zeros, which SQLite takes for its end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ AHEAD_BYTES = 1024 * 1024
 """So much of the log is made at once: little enough that nobody waits long for it."""
 ROOMY_BYTES = 1024 * AHEAD_BYTES
 """On a disk with less room than this, no room is taken ahead."""
-SHORT_BYTES = 64 * 1024
+SHORT_BYTES = 256 * 1024
 """A log that is no longer than this may well stay so, as that of a command which is soon done."""
+FAST_BYTES = 128 * 1024
+"""What makes the log longer by so much in a few rows, or at once, need not be spared that."""
 LOOK_ROWS = 8
 """How many rows are changed before it is looked again how long the log is: to look costs as much as a row."""
 POSTPONED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -50,6 +52,7 @@ class Checkpoints:
         self._least_bytes = due_bytes
         self._due_bytes = due_bytes
         self._made_bytes = SHORT_BYTES
+        self._seen_bytes = 0
         self._look_rows = look_rows
         self._look_at = 0
 
@@ -62,7 +65,9 @@ class Checkpoints:
         changed = self._connection.total_changes
         if changed < self._look_at:
             return False
-        if self._size() > min(self._due_bytes, self._made_bytes):
+        size = self._size()
+        grown, self._seen_bytes = size - self._seen_bytes, size
+        if size > self._due_bytes or (size > self._made_bytes and 0 < grown < FAST_BYTES):
             return True
         self._look_at = changed + self._look_rows
         return False

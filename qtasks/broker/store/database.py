@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qtasks.broker.store.arrivals import Arrival
     from qtasks.broker.store.changes import Errand
     from qtasks.broker.store.outbox import Outbox
+    from qtasks.broker.store.surroundings import Recall
 
 T = TypeVar("T")
 
@@ -30,6 +31,11 @@ Row = tuple[Any, ...]
 
 class Session(Protocol):
     """One open transaction or snapshot. `query` is the name of a text in `sql/`."""
+
+    @property
+    def recall(self) -> Recall | None:
+        """What need not be looked up again; None where others write too, or nothing is written."""
+        ...
 
     def one(self, query: str, params: Params) -> Row | None:
         """Give the first row, or None."""

@@ -78,6 +78,8 @@ def enqueue(
     newest = around.newest
     for first in range(0, len(fresh), STORED_AT_ONCE):
         newest = _store(session, fresh[first : first + STORED_AT_ONCE], newest, is_lone=is_lone)
+        if session.recall is not None and session.recall.newest is not None:
+            session.recall.newest = newest
     return answers
 
 

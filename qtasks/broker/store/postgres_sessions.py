@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class ReadingSession:
     """A `Session` on one connection, for what does not write."""
 
+    recall = None
+
     def __init__(self, connection: psycopg.Connection[Any], queries: dict[str, str]) -> None:
         self._cursor = connection.cursor(binary=True)
         self._queries = queries
@@ -47,6 +49,8 @@ class ReadingSession:
 
 class WritingSession:
     """A `Session` in a pipeline, in the transaction that was begun there."""
+
+    recall = None  # other nodes write to the store too
 
     def __init__(self, pipeline: Pipeline, queries: Mapping[str, Query]) -> None:
         self._pipeline = pipeline

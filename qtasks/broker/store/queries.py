@@ -41,6 +41,19 @@ def statements(text: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in text.split(";"))
 
 
+_ALTERS = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) queues\b|\bDELETE FROM messages\b")
+
+
+@cache
+def altering(queries: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    """Give the names of texts that change queues or drop messages.
+
+    >>> altering((("a", "UPDATE queues SET turn = 1"), ("b", "SELECT turn FROM queues")))
+    frozenset({'a'})
+    """
+    return frozenset(name for name, text in queries if _ALTERS.search(text))
+
+
 ROWS_AT_ONCE = (256, 64, 16, 4)
 """How many rows one statement takes: few sizes, as each is prepared once. SQLite has parameters for 256."""
 _VALUES = re.compile(r"VALUES \(([^()]*)\)")

@@ -28,7 +28,15 @@ from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
 from qtasks.broker.store.database import Params, Row, Work
 from qtasks.broker.store.group import GROUP, Group, Take, Ticket, do_together
 from qtasks.broker.store.migrate import APPLICATION_ID, migrate_sqlite
-from qtasks.broker.store.queries import ROWS_AT_ONCE, by_position, by_rows, load_queries, statements
+from qtasks.broker.store.queries import (
+    ROWS_AT_ONCE,
+    altering,
+    by_position,
+    by_rows,
+    load_queries,
+    statements,
+)
+from qtasks.broker.store.surroundings import Recall
 from qtasks.clock import Clock, stopwatch_ns
 from qtasks.errors import BrokerFailed, StoreBusy, StoreError, StoreFull, StoreUnusable
 
@@ -55,10 +63,13 @@ class SqliteSession:
         connection: sqlite3.Connection,
         queries: dict[str, str],
         along: Callable[[Arrival], bool] = lambda arrival: False,
+        recall: Recall | None = None,
     ) -> None:
         self._connection = connection
         self._queries = queries
         self._along = along
+        self.recall = recall
+        self._alters = frozenset() if recall is None else altering(tuple(queries.items()))
         self.announced = False
 
     def one(self, query: str, params: Params) -> Row | None:
@@ -69,14 +80,19 @@ class SqliteSession:
         return self._connection.execute(self._queries[query], params).fetchall()
 
     def run(self, query: str, params: Params) -> int:
-        return self._connection.execute(self._queries[query], params).rowcount
+        count = self._connection.execute(self._queries[query], params).rowcount
+        if count and query in self._alters and self.recall is not None:
+            self.recall.forget()
+        return count
 
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
         many = self._queries.get(f"{query}_many")
         for text in statements(self._queries[query]):
             positional, values = by_position(text)
             for row in self._at_once(many or text, rows):
-                self._connection.execute(positional, values(row))
+                count = self._connection.execute(positional, values(row)).rowcount
+                if count and query in self._alters and self.recall is not None:
+                    self.recall.forget()
 
     def _at_once(self, text: str, rows: Sequence[Params]) -> Sequence[Params]:
         """Insert as many rows as statements for several take; give those that are left.
@@ -125,7 +141,8 @@ class SqliteDatabase:
         with _translated(path, self._fail):
             self._writer = _open(path, durability, max_pages)
         self._checkpoints = Checkpoints(self._writer, path)
-        self._session = SqliteSession(self._writer, self._queries, self._claim_along)
+        self._recall = Recall()
+        self._session = SqliteSession(self._writer, self._queries, self._claim_along, self._recall)
         self._errand: Errand[Any] | None = None
         """What is done along in the transaction under way."""
         self._readers: deque[sqlite3.Connection] = deque()
@@ -248,6 +265,7 @@ class SqliteDatabase:
                 self._session.announced = False
                 self._changes.tell()
         except BaseException as error:
+            self._recall.forget()
             errand, self._errand = self._errand, None
             if errand is not None:
                 errand.end(error)
@@ -290,7 +308,7 @@ class SqliteDatabase:
             if not self._writer.in_transaction:
                 raise  # SQLite gave up the transaction: nobody's work is kept
             log.exception("what was to be done along failed")
-            self._writer.execute("ROLLBACK TO errand")
+            self._undo("ROLLBACK TO errand")
         self._writer.execute("RELEASE errand")
         return result is not None
 
@@ -308,7 +326,7 @@ class SqliteDatabase:
                 if not self._writer.in_transaction or isinstance(meaning, BrokerFailed):
                     raise  # SQLite gave up the transaction (no room, I/O): nobody's work is kept
                 ticket.error = meaning or error
-                self._writer.execute("ROLLBACK TO work")
+                self._undo("ROLLBACK TO work")
                 if self._errand is not None and self._errand is not errand:
                     self._errand.undo()
             self._writer.execute("RELEASE work")
@@ -321,10 +339,14 @@ class SqliteDatabase:
         except Exception:
             if not self._writer.in_transaction:
                 raise
-            self._writer.execute("ROLLBACK TO work")
+            self._undo("ROLLBACK TO work")
             left = group
         self._writer.execute("RELEASE work")
         return left
+
+    def _undo(self, rollback: str) -> None:
+        self._recall.forget()
+        self._writer.execute(rollback)
 
     def _check_alive(self) -> None:
         if self._failure is not None:

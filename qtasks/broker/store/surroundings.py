@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 import orjson
 
@@ -15,6 +16,7 @@ from qtasks.values import dataclass
 
 EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
 UNIQUE_KEYS = {"started": "us:", "finished": "uf:"}  # before one that holds until then, whenever that is
+DEDUP_KEY = attrgetter("dedup_key")
 UNIQUE_PREFIXES = tuple(UNIQUE_KEYS.values())
 
 
@@ -31,6 +33,30 @@ class Taken:
         return Enqueued(self.message_id, deduplicated=True, task_id=task_id)
 
 
+class Recall:
+    """What whoever writes a store alone has seen there, as long as it has not changed since.
+
+    `queues` are rows by name; `newest` is sequence number and creation of the newest message, None if that
+    is not known.
+    """
+
+    __slots__ = ("newest", "queues")
+
+    def __init__(self) -> None:
+        self.queues: dict[str, queues.QueueRow] = {}
+        self.newest: tuple[int, int] | None = None
+
+    def rows_of(self, messages: Iterable[NewMessage]) -> dict[str, queues.QueueRow]:
+        """Give the queues of these messages, as far as they are known."""
+        names = {each.queue for each in messages}
+        return {name: self.queues[name] for name in names if name in self.queues}
+
+    def forget(self) -> None:
+        """Know nothing any more: a queue was changed, a message dropped, or something undone."""
+        self.queues.clear()
+        self.newest = None
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What was found, to be completed by whoever makes a queue that is missing."""
@@ -43,7 +69,28 @@ class Surroundings:
 
 
 def look_around(session: Session, messages: Sequence[NewMessage], now: int) -> Surroundings:
-    """Find what storing these messages must know: in one statement for one, in a few for many."""
+    """Find what storing these messages must know: in one statement for one, in a few for many.
+
+    Of what is known from before it asks nothing.
+    """
+    recall = session.recall
+    if recall is not None and recall.newest is not None and _are_simple(messages, recall):
+        return Surroundings({}, recall.rows_of(messages), recall.newest)
+    found = _ask(session, messages, now)
+    if recall is not None:
+        recall.queues |= found.queues
+        recall.newest = found.newest
+    return found
+
+
+def _are_simple(messages: Sequence[NewMessage], recall: Recall) -> bool:
+    """Whether there is nothing to ask about: no keys, and of one message, its queue."""
+    if len(messages) == 1:
+        return messages[0].dedup_key is None and messages[0].queue in recall.queues
+    return not any(map(DEDUP_KEY, messages))
+
+
+def _ask(session: Session, messages: Sequence[NewMessage], now: int) -> Surroundings:
     if len(messages) != 1:
         return Surroundings(_taken(session, messages, now), {}, newest(session))
     [message] = messages

@@ -12,7 +12,7 @@ import pytest
 from qtasks.broker.store.checkpoints import Checkpoints
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
-from tests.support.disks import MIB, longest_file
+from tests.support.disks import MIB, longest_file, small_disk
 from tests.support.store import Verbs
 
 DUE_BYTES = 100 * 4120
@@ -108,6 +108,46 @@ def test_a_checkpoint_that_fails_is_no_secret(log: Log) -> None:
 
     log.checkpoints.after_commit()
     assert log.copied() == 49
+
+
+def test_small_commits_write_over_a_log_that_was_made_longer_ahead(log: Log) -> None:
+    log.commit(24)
+    length = log.size
+
+    log.commit(3)
+
+    assert log.size == length == DUE_BYTES
+
+
+def test_what_it_was_made_longer_by_counts_for_nothing(log: Log, tmp_path: Path) -> None:
+    """A copy of the files is what is left after a crash."""
+    log.commit(24)
+    for each in ("q.db", "q.db-wal"):
+        (tmp_path / f"copy-{each}").write_bytes((tmp_path / each).read_bytes())
+
+    with closing(sqlite3.connect(tmp_path / "copy-q.db")) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert copy.execute("SELECT count(*) FROM rows").fetchone() == (24,)
+
+
+def test_a_log_that_grows_fast_is_left_to_grow(log: Log) -> None:
+    log.connection.execute("BEGIN")
+    for _ in range(80):
+        log.connection.execute("INSERT INTO rows VALUES (?)", (ROW,))
+    log.connection.execute("COMMIT")
+
+    log.checkpoints.after_commit()
+
+    assert log.size < DUE_BYTES
+
+
+def test_a_disk_with_little_room_keeps_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path, 64 * MIB) as disk:
+        log = Log(disk.folder / "q.db")
+        with closing(log.connection):
+            log.commit(24)
+
+            assert log.size < DUE_BYTES
 
 
 def test_the_store_makes_them_and_its_log_stays_of_a_size(tmp_path: Path) -> None:
