@@ -86,10 +86,9 @@ class SqliteSession:
         return count
 
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
-        many = self._queries.get(f"{query}_many")
         for text in statements(self._queries[query]):
             positional, values = by_position(text)
-            for row in self._at_once(many or text, rows):
+            for row in self._at_once(text, rows):
                 count = self._connection.execute(positional, values(row)).rowcount
                 if count and query in self._alters and self.recall is not None:
                     self.recall.forget()
@@ -99,6 +98,8 @@ class SqliteSession:
 
         Each row of executemany lets go of the interpreter and has to win it back: many at once need not.
         """
+        if len(rows) < ROWS_AT_ONCE[-1]:
+            return rows
         first = 0
         for count in ROWS_AT_ONCE:
             at_once = by_rows(text, count) if len(rows) - first >= count else None

@@ -48,8 +48,7 @@ class Recall:
 
     def rows_of(self, messages: Iterable[NewMessage]) -> dict[str, queues.QueueRow]:
         """Give the queues of these messages, as far as they are known."""
-        names = {each.queue for each in messages}
-        return {name: self.queues[name] for name in names if name in self.queues}
+        return {each.queue: self.queues[each.queue] for each in messages if each.queue in self.queues}
 
     def forget(self) -> None:
         """Know nothing any more: a queue was changed, a message dropped, or something undone."""
