@@ -187,13 +187,15 @@ def hasten(session: Session, now: int) -> int:
 def prune(session: Session, *, after: int, before: int, count: int) -> int | None:
     """Drop the content and log of finished messages that ended until `before`; looks at `count`.
 
-    Goes on behind the sequence number `after`; gives the number to go on from, or None at the end.
+    Goes on behind the sequence number `after`; gives the number to go on from, or None at the end, which is
+    where messages begin that were made later.
     """
-    rows = session.all("message_prune_candidates", {"after": after, "count": count})
-    old = [{"seq": seq} for seq, ended_at, is_kept in rows if ended_at <= before and not is_kept]
+    rows = session.all("message_prune_candidates", {"after": after, "before": before, "count": count})
+    old = [{"seq": seq} for seq, may_go in rows if may_go]
     session.delete_many("message_delete", old)
     session.delete_many("log_delete", old)
-    return rows[-1][0] if len(rows) == count else None
+    has_more = len(rows) == count and rows[-1][1] is not None
+    return rows[-1][0] if has_more else None
 
 
 def prune_dedup(session: Session, *, after: str, now: int, count: int) -> str | None:

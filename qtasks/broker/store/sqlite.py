@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.at_once import Commits
+from qtasks.broker.store.binding import bind_as_is
 from qtasks.broker.store.by_turn import ByTurn
 from qtasks.broker.store.changes import Changes, Errand
 from qtasks.broker.store.checkpoints import MOST_LOG_BYTES, Checkpoints
@@ -380,6 +381,7 @@ def _open(path: str, durability: str, max_pages: int | None) -> sqlite3.Connecti
 
 
 def _set_up(connection: sqlite3.Connection, durability: str) -> None:
+    bind_as_is()
     synchronous = "FULL" if durability == "full" else "NORMAL"
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")

@@ -152,6 +152,16 @@ async def test_a_young_message_among_old_ones_stays(store: Verbs) -> None:
     assert [store.is_stored(each) for each in (*old, young)] == [False, False, False, True]
 
 
+async def test_what_is_young_is_not_walked_through(store: Verbs) -> None:
+    old = deliver_one(store)
+    store.clock.advance(3 * DAY_MS)
+    store.store(*(store.message(**WIDE) for _ in range(1200)))
+
+    steps = await prune(store)
+
+    assert (store.is_stored(old), steps) == (False, 1)
+
+
 async def test_what_comes_after_everything_was_pruned_is_a_message_of_its_own(store: Verbs) -> None:
     deliver_one(store)
     store.clock.advance(3 * DAY_MS)

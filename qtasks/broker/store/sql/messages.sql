@@ -169,10 +169,14 @@ LEFT JOIN pending p ON p.seq = m.seq
 WHERE m.id = :id
 
 -- name: message_prune_candidates
--- A message is as old as its last attempt.
-SELECT m.seq, coalesce((SELECT max(l.ended_at) FROM log l WHERE l.message = m.seq), m.created_at),
-       EXISTS (SELECT 1 FROM pending p WHERE p.seq = m.seq)
-       OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.message = m.seq)
+-- A message is as old as its last attempt: 1 for what may go, 0 for what stays. Of one that was made later, NULL,
+-- nothing else is looked up: what follows it was made later too.
+SELECT m.seq,
+       CASE WHEN m.created_at > :before THEN NULL
+            WHEN EXISTS (SELECT 1 FROM pending p WHERE p.seq = m.seq) THEN 0
+            WHEN EXISTS (SELECT 1 FROM dead_letters d WHERE d.message = m.seq) THEN 0
+            WHEN (SELECT max(l.ended_at) FROM log l WHERE l.message = m.seq) > :before THEN 0
+            ELSE 1 END
 FROM messages m
 WHERE m.seq > :after
 ORDER BY m.seq
