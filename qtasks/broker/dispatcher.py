@@ -16,6 +16,7 @@ from qtasks.broker.callbacks import CallbacksOf
 from qtasks.broker.config import BrokerConfig
 from qtasks.broker.delivery import Deliverer
 from qtasks.broker.endings import facts, is_final, tell
+from qtasks.broker.in_flight import InFlight, large_bytes
 from qtasks.broker.judging import Judging
 from qtasks.broker.looks import Looks
 from qtasks.broker.metrics import Metrics
@@ -26,6 +27,7 @@ from qtasks.broker.store.arrivals import Arrival
 from qtasks.broker.store.changes import Errand
 from qtasks.broker.store.database import FEW, FEW_BYTES, Database, Session
 from qtasks.broker.store.records import NOTHING, Again, Claim, Claimed, Lease, Reply, Settlement
+from qtasks.broker.waiters import Waiters
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, BrokerFailed, StoreError, StoreFull
 from qtasks.ids import Ids
@@ -52,7 +54,7 @@ class Dispatcher:
         app: str | None,
         clock: Clock,
         ids: Ids,
-        finished: Callable[[Sequence[str]], None] = lambda task_ids: None,
+        waiters: Waiters,
         callbacks: CallbacksOf = lambda settlement: (),
         room: Room | None = None,
         metrics: Metrics | None = None,
@@ -63,17 +65,15 @@ class Dispatcher:
         self._node = node
         self._app = app
         self._clock = clock
-        self._finished = finished
+        self._finished = waiters.finish
         self._judging = Judging(config, ids, callbacks)
         self._room = room
         self._metrics = metrics or Metrics()
         self.slots = Slots(deliverer, config.concurrency, clock=clock, fraction=ids.fraction)
         self._looked_at: int | None = None
-        # By lease: an attempt that others have overtaken may still run when the message is claimed again.
-        self._in_flight: dict[Lease, Claim] = {}
+        self._in_flight = InFlight(waiters)
         self._is_unsure = False
         """Whether a claim may have been committed whose answer was lost, so that nobody carries it."""
-        self._large_bytes = 0
         self._alone_since: dict[Lease, int] = {}
         self._wall_offset = clock.now() - clock.monotonic()
         self._answers: list[tuple[Claim, Reply]] = []
@@ -132,7 +132,7 @@ class Dispatcher:
         claim = self._leasing(in_hand, freed_bytes, is_small=is_small)
         if not self._is_unsure:
             return claim
-        known = frozenset(self._in_flight)
+        known = self._in_flight.leases
 
         def give_back_and_claim(session: Session) -> Claimed:
             settling.give_back_unknown(session, self._node, known, self._clock.now())
@@ -152,7 +152,7 @@ class Dispatcher:
             alone_is_free=self._alone_for_ms() is None,
             lease_margin_ms=self._config.lease_margin_ms,
             now=self._clock.now(),
-            large_bytes=self._config.in_flight_bytes - self._large_bytes + freed_bytes,
+            large_bytes=self._config.in_flight_bytes - self._in_flight.large_bytes + freed_bytes,
             has_others=self._database.is_shared,
             held=held,
             first=self.slots.standings.next_queues(held),
@@ -188,9 +188,8 @@ class Dispatcher:
         claims = claimed.claims
         if claimed.ended:
             self._finished(claimed.ended)
-        self._in_flight.update((each.lease, each) for each in claims)
+        self._in_flight.add(claims)
         self.slots.standings.claimed(claimed)
-        self._large_bytes += sum(map(_large_bytes, claims))
         self._alone_since.update((each.lease, self._clock.monotonic()) for each in claims if each.is_suspect)
         for part in self._deliverer.part(claims):
             carrier = asyncio.create_task(self._carry(part))
@@ -226,7 +225,7 @@ class Dispatcher:
         """Break off deliveries that were called off, as far as they are in flight here."""
         await self._take_up()  # a claim that has been committed is begun before this goes on
         await asyncio.sleep(0)  # and its carrier has begun as well
-        for claim in [each for each in self._in_flight.values() if each.seq in seqs]:
+        for claim in [each for each in self._in_flight if each.seq in seqs]:
             self._deliverer.drop(claim)
 
     async def settle(self) -> int:
@@ -263,7 +262,7 @@ class Dispatcher:
                 self._alone_since.pop(each.claim.lease, None)
             left = len(self._in_flight) - len(settlements)
             self.slots.freed(left)
-            freed_bytes = sum(_large_bytes(each.claim) for each in settlements)
+            freed_bytes = sum(large_bytes(each.claim) for each in settlements)
             claim_too = self._claim_of(left, freed_bytes, is_small=is_small)
             work = partial(_settle_and_claim, settlements=settlements, claim=claim_too)
         while True:
@@ -295,8 +294,7 @@ class Dispatcher:
         for each in settlements:
             lease = each.claim.lease
             self._verdicts.pop(lease, None)
-            claim = self._in_flight.pop(lease, None)
-            self._large_bytes -= _large_bytes(claim) if claim else 0
+            self._in_flight.end(each.claim)
             self._alone_since.pop(lease, None)
         self._start(claimed)
         self.slots.freed(len(self._in_flight))
@@ -375,6 +373,7 @@ class Dispatcher:
     def _begin_along(self, claimed: Claimed | None, loop: asyncio.AbstractEventLoop) -> None:
         """Begin what was claimed for us, on the thread that did so: this loop need not be awake for it."""
         if claimed is not None and claimed.claims:
+            self._in_flight.expect(claimed.claims)
             self._deliverer.begin_early(claimed.claims, loop)
 
     def _has_withdrawn(self) -> bool:
@@ -441,7 +440,7 @@ class Dispatcher:
 
     def _forget(self, claim: Claim) -> None:
         """Wait no more for what has ended and cannot be recorded: its lease is recovered by the next life."""
-        self._in_flight.pop(claim.lease, None)
+        self._in_flight.end(claim)
         self._looks.ask()
 
     def stop_claiming(self) -> None:
@@ -472,7 +471,7 @@ class Dispatcher:
 
     async def _hand_back(self) -> int:
         """Give up the leases that are left, without spending their attempts (promise P17)."""
-        claims = list(self._in_flight.values())
+        claims = list(self._in_flight)
         for carrier in list(self._carriers):
             carrier.cancel()
         await asyncio.gather(*self._carriers, return_exceptions=True)
@@ -493,8 +492,3 @@ def _settle_and_claim(
 ) -> tuple[list[Settlement], Claimed]:
     recorded = settling.settle(session, settlements)
     return recorded, claim(session)
-
-
-def _large_bytes(claim: Claim) -> int:
-    """Say how much of the room for large bodies a claim takes."""
-    return len(claim.body) if len(claim.body) > messages.LARGE_BYTES else 0

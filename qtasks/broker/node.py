@@ -52,7 +52,7 @@ class Node:
             app=app,
             clock=clock,
             ids=ids,
-            finished=broker.waiters.finish,
+            waiters=broker.waiters,
             callbacks=self._callbacks,
             room=broker.room,
             metrics=broker.metrics,

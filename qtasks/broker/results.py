@@ -1,6 +1,7 @@
 """The use cases of results: ask for one or wait for some, forget one, note how far a task has come.
 
-Waiting asks the store when it begins and when it is told of an end, and never in between.
+Waiting asks the store when it begins, unless the tasks are under way here, and when it is told of an end,
+and never in between.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ class Results:
         if wait_ms <= 0:
             return self._database.look(question.ask)
         with self._waiters.expect(question.task_ids) as done:  # before the look, so that no end is missed
-            found = self._database.look(question.ask)
-            if question.is_answered(found):
-                return found
+            if not self._waiters.are_under_way(question.task_ids):
+                found = self._database.look(question.ask)
+                if question.is_answered(found):
+                    return found
             for pause_ms in self._pauses(wait_ms):
                 try:
                     done.result(pause_ms / 1000)
@@ -96,9 +98,10 @@ class Results:
         if wait_ms <= 0:
             return await self._database.read(question.ask, is_small=question.is_small)
         with self._waiters.expect(question.task_ids) as done:
-            found = await self._database.read(question.ask, is_small=question.is_small)
-            if question.is_answered(found):
-                return found
+            if not self._waiters.are_under_way(question.task_ids):
+                found = await self._database.read(question.ask, is_small=question.is_small)
+                if question.is_answered(found):
+                    return found
             arrival = asyncio.wrap_future(done)
             try:
                 for pause_ms in self._pauses(wait_ms):

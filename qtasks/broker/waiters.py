@@ -9,11 +9,15 @@ from contextlib import contextmanager, suppress
 
 
 class Waiters:
-    """Futures by task id; `finish` completes them. Safe to use from any thread."""
+    """Futures by task id; `finish` completes them. Safe to use from any thread.
+
+    It is told which tasks are under way here as well: of them nobody need ask how far they are.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Future[None]]] = {}
+        self._under_way: set[str] = set()
         self.is_closed = False
 
     @contextmanager
@@ -38,8 +42,21 @@ class Waiters:
         if not others:
             self._waiting.pop(task_id, None)
 
+    def begin(self, task_ids: Iterable[str]) -> None:
+        """Take note that these are under way, and that it will be said when they are not any more."""
+        self._under_way.update(task_ids)
+
+    def rest(self, task_id: str) -> None:
+        """Take note that a task is under way here no more, whether it has finished or not."""
+        self._under_way.discard(task_id)
+
+    def are_under_way(self, task_ids: Sequence[str]) -> bool:
+        """Whether none of these can have finished yet; who expects them already will be told when one has."""
+        return bool(task_ids) and self._under_way.issuperset(task_ids)
+
     def finish(self, task_ids: Sequence[str]) -> None:
         """Tell whoever waits for one of these that it has finished."""
+        self._under_way.difference_update(task_ids)
         if not self._waiting:  # the usual case, and it needs no lock: who comes later reads the store first
             return
         with self._lock:

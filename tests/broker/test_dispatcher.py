@@ -14,6 +14,7 @@ from qtasks.broker.store.records import Claim, Reply
 from qtasks.broker.store.sqlite import SqliteDatabase
 from tests.broker.conftest import MakeRig
 from tests.support.broker import SILENCE, SOON_S, WIDE, Held, Rig, ScriptedDeliverer
+from tests.support.homes import until
 from tests.support.store import DAY_MS
 
 BROKEN = Reply(500, error="unexpected status 500")
@@ -618,6 +619,49 @@ async def test_whoever_waits_for_a_task_learns_of_its_end(rig: Rig) -> None:
         found = await waiting
 
     assert (found.state, found.value) == ("SUCCEEDED", b'"done"')
+    await rig.node.stop()
+
+
+async def test_of_a_task_that_is_under_way_here_the_store_is_asked_only_at_its_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, asked = Held(Reply(200, body=b'"done"')), list[str]()
+    rig.deliverer.will(held)
+    rig.call("tsk_1")
+    await rig.node.start()
+    await rig.deliverer.reached(1)
+    read = rig.database.read
+
+    async def noted(work: Any, *, is_small: bool = False) -> Any:
+        if is_small:  # the scheduler asks too, for more
+            asked.append("released" if held.released.is_set() else "held")
+        return await read(work, is_small=is_small)
+
+    monkeypatch.setattr(rig.database, "read", noted)
+    waiting = asyncio.ensure_future(rig.broker.results.afind("tsk_1", 60_000))
+    await asyncio.sleep(0)
+    held.release()
+    async with asyncio.timeout(SOON_S):
+        await waiting
+
+    assert asked == ["released"]
+    await rig.node.stop()
+
+
+async def test_whoever_waits_between_two_attempts_learns_of_the_end_too(rig: Rig) -> None:
+    rig.deliverer.will(BROKEN)
+    rig.call("tsk_1")
+    await rig.node.start()
+    await rig.deliverer.reached(1)
+    await until(lambda: rig.broker.results.find("tsk_1").state == "RETRYING")
+
+    waiting = asyncio.ensure_future(rig.broker.results.afind("tsk_1", 3_600_000))
+    await rig.clock.somebody_sleeps()
+    rig.clock.advance(hours=1)
+    async with asyncio.timeout(SOON_S):
+        found = await waiting
+
+    assert (found.state, found.attempts) == ("SUCCEEDED", 2)
     await rig.node.stop()
 
 

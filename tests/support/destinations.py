@@ -15,6 +15,7 @@ from qtasks.broker.standings import place_of
 from qtasks.broker.store import messages
 from qtasks.broker.store.memory import MemoryDatabase
 from qtasks.broker.store.records import Claim, Reply, Trouble
+from qtasks.broker.waiters import Waiters
 from qtasks.ids import Ids
 from tests.support.store import new_message
 from tests.support.virtual_time import VirtualClock, run_virtually
@@ -99,6 +100,7 @@ class Site:
             app=None,
             clock=self.clock,
             ids=Ids.seeded(seed),
+            waiters=Waiters(),
         )
 
     @property

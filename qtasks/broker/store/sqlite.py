@@ -258,14 +258,9 @@ class SqliteDatabase:
                 finally:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
+                self._tell()  # first of all: what has just come may begin meanwhile
                 if waits:
                     self._checkpoints.after_commit()
-            errand, self._errand = self._errand, None
-            if errand is not None:
-                errand.end()
-            if self._session.announced or errand is not None:
-                self._session.announced = False
-                self._changes.tell()
         except BaseException as error:
             self._recall.forget()
             errand, self._errand = self._errand, None
@@ -273,6 +268,15 @@ class SqliteDatabase:
                 errand.end(error)
             for ticket in group or take():
                 ticket.error = ticket.error or error
+
+    def _tell(self) -> None:
+        """Say what was committed to who waits for it."""
+        errand, self._errand = self._errand, None
+        if errand is not None:
+            errand.end()
+        if self._session.announced or errand is not None:
+            self._session.announced = False
+            self._changes.tell()
 
     def _begin(self, waits: bool) -> None:
         """Begin to write; if another program does, wait for it, but not for ever."""
