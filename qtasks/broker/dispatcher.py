@@ -291,11 +291,10 @@ class Dispatcher:
                 log.exception("cannot record a delivery", extra=facts(settlements[0]))
                 recorded, claimed = [], NOTHING  # its lease stays, and is recovered at the next start
                 break
+        self._in_flight.end([each.claim for each in settlements])
         for each in settlements:
-            lease = each.claim.lease
-            self._verdicts.pop(lease, None)
-            self._in_flight.end(each.claim)
-            self._alone_since.pop(lease, None)
+            self._verdicts.pop(each.claim.lease, None)
+            self._alone_since.pop(each.claim.lease, None)
         self._start(claimed)
         self.slots.freed(len(self._in_flight))
         if len(self._in_flight) < self.slots.window or not all(map(is_final, recorded)):
@@ -440,7 +439,7 @@ class Dispatcher:
 
     def _forget(self, claim: Claim) -> None:
         """Wait no more for what has ended and cannot be recorded: its lease is recovered by the next life."""
-        self._in_flight.end(claim)
+        self._in_flight.end([claim])
         self._looks.ask()
 
     def stop_claiming(self) -> None:

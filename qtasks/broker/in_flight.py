@@ -44,12 +44,11 @@ class InFlight:
         self.large_bytes += sum(map(large_bytes, claims))
         self.expect(claims)
 
-    def end(self, claim: Claim) -> None:
-        """Let go of a claim, if it is there."""
-        if self._claims.pop(claim.lease, None) is not None:
-            self.large_bytes -= large_bytes(claim)
-            if claim.task_id:
-                self._waiters.rest(claim.task_id)
+    def end(self, claims: Iterable[Claim]) -> None:
+        """Let go of claims, as far as they are there."""
+        ended = [each for each in claims if self._claims.pop(each.lease, None) is not None]
+        self.large_bytes -= sum(map(large_bytes, ended))
+        self._waiters.rest([each.task_id for each in ended if each.task_id])
 
 
 def large_bytes(claim: Claim) -> int:

@@ -46,9 +46,9 @@ class Waiters:
         """Take note that these are under way, and that it will be said when they are not any more."""
         self._under_way.update(task_ids)
 
-    def rest(self, task_id: str) -> None:
-        """Take note that a task is under way here no more, whether it has finished or not."""
-        self._under_way.discard(task_id)
+    def rest(self, task_ids: Iterable[str]) -> None:
+        """Take note that these are under way here no more, whether they have finished or not."""
+        self._under_way.difference_update(task_ids)
 
     def are_under_way(self, task_ids: Sequence[str]) -> bool:
         """Whether none of these can have finished yet; who expects them already will be told when one has."""

@@ -20,6 +20,7 @@ MOST_LOG_BYTES = 64 * 1024 * 1024
 STEP_BYTES = 4 * 1024 * 1024
 AHEAD_BYTES = 1024 * 1024
 """So much of the log is made at once: little enough that nobody waits long for it."""
+ZEROS = bytes(64 * 1024)
 ROOMY_BYTES = 1024 * AHEAD_BYTES
 """On a disk with less room than this, no room is taken ahead."""
 SHORT_BYTES = 256 * 1024
@@ -96,7 +97,8 @@ class Checkpoints:
                 return
             log = os.open(self._log, os.O_WRONLY)
             try:
-                os.pwrite(log, bytes(self._made_bytes - size), size)
+                for place in range(size, self._made_bytes, len(ZEROS)):
+                    os.pwrite(log, ZEROS[: self._made_bytes - place], place)
             finally:
                 os.close(log)
 
