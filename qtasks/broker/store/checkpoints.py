@@ -54,6 +54,7 @@ class Checkpoints:
         self._due_bytes = due_bytes
         self._made_bytes = SHORT_BYTES
         self._seen_bytes = 0
+        """How long it was when there was last nothing to do."""
         self._look_rows = look_rows
         self._look_at = 0
 
@@ -67,9 +68,10 @@ class Checkpoints:
         if changed < self._look_at:
             return False
         size = self._size()
-        grown, self._seen_bytes = size - self._seen_bytes, size
-        if size > self._due_bytes or (size > self._made_bytes and 0 < grown < FAST_BYTES):
+        grew_slowly = 0 < size - self._seen_bytes < FAST_BYTES
+        if size > self._due_bytes or (size > self._made_bytes and grew_slowly):
             return True
+        self._seen_bytes = size
         self._look_at = changed + self._look_rows
         return False
 
@@ -80,7 +82,7 @@ class Checkpoints:
         """
         if not self.is_due():
             return
-        size = self._size()
+        size = self._seen_bytes = self._size()
         if size <= self._due_bytes:
             self._make_longer(size)
         elif self._fits() and self._make():

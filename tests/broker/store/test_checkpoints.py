@@ -119,6 +119,16 @@ def test_small_commits_write_over_a_log_that_was_made_longer_ahead(log: Log) -> 
     assert log.size == length == DUE_BYTES
 
 
+def test_who_asks_whether_there_is_something_to_do_does_not_take_it_away(log: Log) -> None:
+    """An event loop asks, and has a thread do it."""
+    while not log.checkpoints.is_due():
+        log.connection.execute("INSERT INTO rows VALUES (?)", (ROW,))
+
+    log.checkpoints.after_commit()
+
+    assert log.size == DUE_BYTES
+
+
 def test_what_it_was_made_longer_by_counts_for_nothing(log: Log, tmp_path: Path) -> None:
     """A copy of the files is what is left after a crash."""
     log.commit(24)
