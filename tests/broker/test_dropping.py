@@ -116,7 +116,7 @@ async def test_a_cancel_at_the_moment_of_the_claim_is_not_missed(rig: Rig) -> No
     for number in range(20):
         rig.deliverer.will(Held())
         message = rig.call(f"tsk_{number}")
-        while rig.broker.results.find(f"tsk_{number}").state != "RUNNING":  # noqa: ASYNC110
+        while rig.broker.results.find(f"tsk_{number}").state != "RUNNING":  # noqa: ASYNC110  # nobody is told of a start
             await asyncio.sleep(0)
         rig.broker.cancel([message])
 

@@ -71,6 +71,7 @@ class SqliteSession:
         self._along = along
         self.recall = recall
         self._alters = frozenset() if recall is None else altering(tuple(queries.items()))
+        """The queries after which what is recalled may not hold any more, if they change a row."""
         self.announced = False
 
     def one(self, query: str, params: Params) -> Row | None:
@@ -82,16 +83,17 @@ class SqliteSession:
 
     def run(self, query: str, params: Params) -> int:
         count = self._connection.execute(self._queries[query], params).rowcount
-        if count and query in self._alters and self.recall is not None:
+        if query in self._alters and count and self.recall is not None:
             self.recall.forget()
         return count
 
     def insert_many(self, query: str, rows: Sequence[Params]) -> None:
+        alters = query in self._alters
         for text in statements(self._queries[query]):
             positional, values = by_position(text)
-            for row in self._at_once(text, rows):
+            for row in rows if alters else self._at_once(text, rows):
                 count = self._connection.execute(positional, values(row)).rowcount
-                if count and query in self._alters and self.recall is not None:
+                if alters and count and self.recall is not None:
                     self.recall.forget()
 
     def _at_once(self, text: str, rows: Sequence[Params]) -> Sequence[Params]:
