@@ -35,8 +35,8 @@ POSTPONED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 class Checkpoints:
     """Makes the checkpoints of one database, and its log longer.
 
-    Both is done on the connection that writes, between its transactions. The log does not shrink when it begins anew, but is written over. So it is due again as soon as it
-    has grown.
+    Both is done on the connection that writes, between its transactions. The log does not shrink when it
+    begins anew, but is written over. So it is due again as soon as it has grown.
     """
 
     def __init__(
