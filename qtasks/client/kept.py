@@ -1,28 +1,32 @@
 """`KeptClient`: sends one `Call` after another over a connection that is kept open, at little cost.
 
-A transport for httpx on the standard library's reader of answers, without the pool, the redirects and the
-cookies of httpx's own: those take five times as long as the rest of a small request. `docs/decisions/023`.
+httpx's pool, redirects and cookies take five times as long as the rest of a small request, and its values
+and the standard library's reader of headers as long as that rest. `docs/decisions/023`.
 """
 
 from __future__ import annotations
 
+import io
 import select
 import socket
 import ssl
 import threading
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
 from qtasks.client.call import Call
-from qtasks.client.clients import SOCKET_HOST, encoded, read_answer, unreachable
+from qtasks.client.clients import SOCKET_HOST, read_answer
+from qtasks.errors import BrokerUnreachable
 
 T = TypeVar("T")
 
 CONNECT_S = 2.0
-_MERGED = 64 * 1024  # a body up to so many bytes is copied, to leave in one piece with its header
+_MERGED = 64 * 1024
+"""A body up to so many bytes is copied, to leave in one piece with its header, and read with it."""
+_SUCCESSES = (b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")
 
 
 class KeptClient:
@@ -33,28 +37,26 @@ class KeptClient:
 
     def __init__(self, url: str, token: str, *, socket: str | None = None) -> None:
         self._base = SOCKET_HOST if socket else url.rstrip("/")
-        self._headers = encoded((("Authorization", f"Bearer {token}"), ("Accept", "application/json")))
-        self._transport = KeptTransport(socket)
+        self._headers = (("Authorization", f"Bearer {token}"), ("Accept", "application/json"))
+        self._connection = _Connection(socket)
 
     def send(self, call: Call[T], timeout: float) -> T:
         """Carry out one operation; `timeout`, in seconds, is for connecting and for each wait for bytes."""
-        limits = {"connect": min(CONNECT_S, timeout), "read": timeout, "write": timeout}
-        request = httpx.Request(
-            call.method,
-            _url(self._base + call.target),
-            headers=[*self._headers, *encoded(call.headers)],
-            content=call.body,
-            extensions={"timeout": limits},
-        )
+        url = _url(self._base + call.target)
+        head = _head(call, url, self._headers)
         try:
-            response = self._transport.handle_request(request)
-        except httpx.TransportError as error:
-            raise unreachable(error) from error
-        return read_answer(call, response)
+            answer = self._connection.ask(call.method, url, head, call.body, timeout)
+        except TimeoutError as error:
+            raise BrokerUnreachable("it did not answer in time") from error
+        except OSError as error:
+            raise BrokerUnreachable(str(error) or type(error).__name__) from error
+        except HTTPException as error:
+            raise BrokerUnreachable(repr(error)) from error
+        return call.read(answer) if isinstance(answer, bytes) else read_answer(call, answer)
 
     def close(self) -> None:
         """Close the connection; for any thread, and who waits for an answer gets none."""
-        self._transport.close()
+        self._connection.close()
 
 
 @lru_cache(256)
@@ -63,42 +65,32 @@ def _url(text: str) -> httpx.URL:
     return httpx.URL(text)
 
 
-class KeptTransport(httpx.BaseTransport):
+class _Connection:
     """One connection, opened when it is needed. Without proxies, as are all of our clients."""
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | None) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._wire: socket.socket | None = None
         self._secure: ssl.SSLContext | None = None
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read the whole answer; raises httpx's `TransportError`."""
-        head = _head(request)
-        limits = request.extensions["timeout"]
-        wire = self._open(request.url, limits["connect"])
+    def ask(
+        self, method: str, url: httpx.URL, head: bytes, body: bytes, timeout: float
+    ) -> bytes | httpx.Response:
+        """Send a request and read the whole answer: of a success, its content.
+
+        Raises `OSError` and `HTTPException` if there is none.
+        """
+        wire = self._open(url, min(CONNECT_S, timeout))
         is_kept = False
         try:
-            wire.settimeout(limits["write"])
-            _write(wire, head, request.read())
-            wire.settimeout(limits["read"])
-            with HTTPResponse(wire, method=request.method) as answer:
-                answer.begin()
-                is_bounded = answer.chunked or answer.length is not None
-                content = answer.read()
-                if not (is_bounded or content):  # cut off in its header: whatever that says is not the answer
-                    raise httpx.RemoteProtocolError("the answer was cut off", request=request)
-                is_kept = not answer.will_close
-        except TimeoutError as error:
-            raise httpx.ReadTimeout("it did not answer in time", request=request) from error
-        except OSError as error:
-            raise httpx.ReadError(str(error), request=request) from error
-        except HTTPException as error:
-            raise httpx.RemoteProtocolError(repr(error), request=request) from error
+            wire.settimeout(timeout)
+            _write(wire, head, body)
+            answer, is_kept = receive(wire, method)
+            return answer
         finally:
             if not is_kept:  # also when this is interrupted: what still comes is not for the next request
                 self.close()
-        return httpx.Response(answer.status, headers=answer.getheaders(), content=content, request=request)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -120,9 +112,7 @@ class KeptTransport(httpx.BaseTransport):
         try:
             wire = self._connect(url, timeout)
         except TimeoutError as error:
-            raise httpx.ConnectTimeout(str(error)) from error
-        except OSError as error:
-            raise httpx.ConnectError(str(error)) from error
+            raise OSError(str(error)) from error  # an answer that does not come in time is something else
         with self._lock:
             self._wire = wire
         return wire
@@ -148,16 +138,16 @@ class KeptTransport(httpx.BaseTransport):
             raise
 
 
-def _head(request: httpx.Request) -> bytes:
-    """Write the header of a request; raises `LocalProtocolError` for one that would be two."""
-    target = request.url.raw_path
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), target)]
-    lines += [b"%b: %b" % pair for pair in request.headers.raw]
-    head = b"\r\n".join(lines)
+def _head(call: Call[Any], url: httpx.URL, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Write the header of a request, in UTF-8, as the broker reads it; refuses one that would be two."""
+    host, target = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+    pairs = (("Host", host), *headers, *call.headers, ("Content-Length", str(len(call.body))))
+    lines = [f"{call.method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in pairs]]
+    text = "\r\n".join(lines)
     breaks = len(lines) - 1
-    if head.count(b"\r") != breaks or head.count(b"\n") != breaks or b"\0" in head or b" " in target:
-        raise httpx.LocalProtocolError("a header has a line break or NUL in it", request=request)
-    return head + b"\r\n\r\n"
+    if text.count("\r") != breaks or text.count("\n") != breaks or "\0" in text or " " in target:
+        raise BrokerUnreachable("a header has a line break or NUL in it")
+    return text.encode() + b"\r\n\r\n"
 
 
 def _write(wire: socket.socket, head: bytes, body: bytes) -> None:
@@ -166,6 +156,87 @@ def _write(wire: socket.socket, head: bytes, body: bytes) -> None:
         return
     wire.sendall(head)
     wire.sendall(body)
+
+
+def receive(wire: socket.socket, method: str) -> tuple[bytes | httpx.Response, bool]:
+    """Read a whole answer, of a success its content alone; say also whether the connection may go on.
+
+    Raises `OSError` and `HTTPException` if what comes is none.
+    """
+    received = wire.recv(_MERGED)
+    content = _read_success(wire, received)
+    return _read(wire, received, method) if content is None else (content, True)
+
+
+def _read_success(wire: socket.socket, received: bytes) -> bytes | None:
+    """Read the rest of the plainest of answers, a small success of known length; None for all others.
+
+    `received` is what has come of it: its whole header, or it is another.
+    """
+    head, end, _ = received.partition(b"\r\n\r\n")
+    length = _length(head) if end else None
+    if length is None:
+        return None
+    first = len(head) + len(end)
+    while len(received) < first + length:
+        more = wire.recv(_MERGED)
+        if not more:
+            raise ConnectionResetError("the answer was cut off")
+        received += more
+    if len(received) > first + length:
+        raise ConnectionError("the broker sent more than its answer")
+    return received[first:]
+
+
+def _length(head: bytes) -> int | None:
+    """Give the length of what follows the header of a small success; None if it is not as plain as that.
+
+    >>> _length(b"HTTP/1.1 200 OK\\r\\nContent-Length: 11")
+    11
+    >>> _length(b"HTTP/1.1 200 OK\\r\\nTransfer-Encoding: chunked")
+    >>> _length(b"HTTP/1.1 503 Service Unavailable\\r\\nContent-Length: 11")
+    """
+    if not head.startswith(_SUCCESSES) or head.count(b"\n") != head.count(b"\r\n"):
+        return None
+    names = head.lower()
+    if b"\r\ntransfer-encoding:" in names or b"\r\nconnection:" in names:
+        return None
+    text = names.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0].strip()
+    return int(text) if text.isdigit() and len(text) < 6 else None
+
+
+def _read(wire: socket.socket, received: bytes, method: str) -> tuple[httpx.Response, bool]:
+    """Read any answer, of which some has come already."""
+    with HTTPResponse(_Begun(wire, received), method=method) as answer:  # type: ignore[arg-type]
+        answer.begin()
+        is_bounded = answer.chunked or answer.length is not None
+        content = answer.read()
+        if not (is_bounded or content):  # cut off in its header: whatever that says is not the answer
+            raise ConnectionResetError("the answer was cut off")
+        response = httpx.Response(answer.status, headers=answer.getheaders(), content=content)
+        return response, not answer.will_close
+
+
+class _Begun(io.RawIOBase):
+    """A socket of which some has been read, for who makes a file of it."""
+
+    def __init__(self, wire: socket.socket, received: bytes) -> None:
+        self._wire = wire
+        self._received = received
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._received:
+            return self._wire.recv_into(buffer)
+        count = min(len(buffer), len(self._received))
+        buffer[:count] = self._received[:count]
+        self._received = self._received[count:]
+        return count
 
 
 def _has_something(wire: socket.socket) -> bool:

@@ -7,13 +7,17 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
+from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
-import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qtasks.client.call import Call, read_object
-from qtasks.client.kept import KeptClient, KeptTransport
+from qtasks.client.kept import KeptClient, receive
 from qtasks.errors import BadRequest, BrokerUnavailable, BrokerUnreachable
 from tests.support.certificates import Authority
 
@@ -238,8 +242,89 @@ def test_a_header_that_would_be_two_is_not_sent(value: str) -> None:
     assert len(server.requests) == 1
 
 
-def test_it_is_a_transport_for_httpx_too() -> None:
-    with peer(OK) as (server, _):
-        port = server._listening.getsockname()[1]
-        with httpx.Client(transport=KeptTransport()) as http:
-            assert http.post(f"http://127.0.0.1:{port}/x", content=b"body").json() == {"a": "b"}
+class Pieces:
+    """A wire over which an answer comes in pieces, and then nothing more."""
+
+    def __init__(self, answer: bytes, cuts: Sequence[int] = ()) -> None:
+        ends = sorted({each % (len(answer) + 1) for each in cuts} | {len(answer)})
+        self._left = [answer[first:end] for first, end in pairwise([0, *ends]) if first < end]
+
+    def recv(self, count: int) -> bytes:
+        if not self._left:
+            return b""
+        piece = self._left.pop(0)
+        if len(piece) > count:
+            self._left.insert(0, piece[count:])
+        return piece[:count]
+
+    def recv_into(self, buffer: memoryview) -> int:
+        piece = self.recv(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def read(answer: bytes, cuts: Sequence[int] = ()) -> tuple[int, bytes, bool]:
+    """Give the class of the status, the content, and whether the connection may go on."""
+    found, is_kept = receive(cast("socket.socket", Pieces(answer, cuts)), "POST")
+    if isinstance(found, bytes):
+        return 2, found, is_kept
+    return found.status_code // 100, found.content, is_kept
+
+
+LENGTH = b"Content-Length: 3\r\n"
+ANSWERS = {
+    "plain": (b"HTTP/1.1 200 OK\r\n" + LENGTH + b"\r\nabc", 2, True),
+    "length in small letters": (b"HTTP/1.1 200 OK\r\nserver: x\r\ncontent-length:3\r\n\r\nabc", 2, True),
+    "created": (b"HTTP/1.1 201 Created\r\n" + LENGTH + b"\r\nabc", 2, True),
+    "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 2, True),
+    "chunked and a length": (
+        b"HTTP/1.1 200 OK\r\n" + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        2, True,
+    ),
+    "the last": (b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + LENGTH + b"\r\nabc", 2, False),
+    "kept, as it says": (b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n" + LENGTH + b"\r\nabc", 2, True),
+    "of an old server": (b"HTTP/1.0 200 OK\r\n" + LENGTH + b"\r\nabc", 2, False),
+    "until the end": (b"HTTP/1.1 200 OK\r\n\r\nabc", 2, False),
+    "after another": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n" + LENGTH + b"\r\nabc", 2, True),
+    "a refusal": (b"HTTP/1.1 400 Bad Request\r\n" + LENGTH + b"\r\nabc", 4, True),
+    "chunked behind a bare line feed": (
+        b"HTTP/1.1 200 OK\r\nX: 1\nTransfer-Encoding: chunked\r\n" + LENGTH + b"\r\n3\r\nabc\r\n0\r\n\r\n",
+        2, True,
+    ),
+    "a length behind a bare line feed": (b"HTTP/1.1 200 OK\nContent-Length: 3\r\n\r\nabc", 2, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "status", "is_kept"), ANSWERS.values(), ids=ANSWERS)
+@given(cuts=st.lists(st.integers(0, 1000), max_size=5))
+def test_an_answer_is_read_whole_in_whatever_pieces_it_comes(
+    answer: bytes, status: int, is_kept: bool, cuts: list[int]
+) -> None:
+    assert read(answer, cuts) == (status, b"abc", is_kept)
+
+
+@given(
+    content=st.binary(max_size=200),
+    large=st.sampled_from([0, 65_536, 200_000]),
+    cuts=st.lists(st.integers(0)),
+)
+def test_a_content_of_any_size_is_read_whole(content: bytes, large: int, cuts: list[int]) -> None:
+    content += b"z" * large
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content)
+
+    assert read(answer, cuts) == (2, content, True)
+
+
+@given(cut=st.integers(0, len(OK) - 1), cuts=st.lists(st.integers(0, len(OK)), max_size=3))
+def test_an_answer_that_is_cut_off_is_none(cut: int, cuts: list[int]) -> None:
+    with pytest.raises((OSError, HTTPException)):
+        read(OK[:cut], cuts)
+
+
+def test_who_sends_more_than_an_answer_is_not_heard() -> None:
+    with peer(OK + b"HTTP/1.1 200 OK", OK) as (server, client):
+        with pytest.raises(BrokerUnreachable, match="more than its answer"):
+            client.send(CALL, SOON_S)
+        assert client.send(CALL, SOON_S) == {"a": "b"}
+
+    assert server.connections == 2
