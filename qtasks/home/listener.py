@@ -87,6 +87,9 @@ class Listener:
         server = self._server
         server.should_exit = True
         for each in server.servers:
+            _accept_no_more(each)
+        await asyncio.sleep(0)
+        for each in server.servers:
             each.close()
         for connection in list(server.server_state.connections):
             connection.shutdown()
@@ -104,6 +107,16 @@ class Listener:
         await asyncio.sleep(0)  # that is done in the next turn of the loop
         self._admission.close()
         self._socket.close()
+
+
+def _accept_no_more(server: asyncio.Server) -> None:
+    """Have no connection accepted in the turn of the loop in which the server closes.
+
+    asyncio cannot attach such a one to the server any more, and leaves it open until it is collected.
+    """
+    loop = asyncio.get_running_loop()
+    for each in server.sockets:
+        loop.remove_reader(each.fileno())
 
 
 def _protocol(admission: Admission, parser: Parser | None) -> type[asyncio.Protocol]:

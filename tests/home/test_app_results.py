@@ -474,7 +474,7 @@ async def test_a_guest_waits_on_while_one_owner_follows_another(store: Path) -> 
     for each in (first, second):
         each.task(run)
     async with first.lifespan():
-        result = await asyncio.to_thread(task.apply_async, countdown=0.5)
+        result = await asyncio.to_thread(task.apply_async, countdown=1)
         waiting = asyncio.create_task(result.aget(SOON_S))
         await until_found(result.ainfo, lambda found: found.state == "SCHEDULED")
 
