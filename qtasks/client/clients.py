@@ -41,10 +41,10 @@ class Client:
         """Carry out one operation."""
         try:
             response = self._http.request(
-                call.method, call.target, headers=encoded(call.headers), content=call.body
+                call.method, call.target, headers=_encoded(call.headers), content=call.body
             )
         except httpx.TransportError as error:
-            raise unreachable(error) from error
+            raise _unreachable(error) from error
         return read_answer(call, response)
 
     def pages(self, call: Call[Page[T]]) -> Iterator[Page[T]]:
@@ -94,10 +94,10 @@ class AsyncClient:
         """Carry out one operation."""
         try:
             response = await self._http.request(
-                call.method, call.target, headers=encoded(call.headers), content=call.body
+                call.method, call.target, headers=_encoded(call.headers), content=call.body
             )
         except httpx.TransportError as error:
-            raise unreachable(error) from error
+            raise _unreachable(error) from error
         return read_answer(call, response)
 
     async def pages(self, call: Call[Page[T]]) -> AsyncIterator[Page[T]]:
@@ -136,12 +136,12 @@ def _setup(url: str, token: str, socket: str | None) -> dict[str, Any]:
     }
 
 
-def encoded(pairs: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+def _encoded(pairs: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Give headers in UTF-8, as the broker reads them; httpx would take ASCII only."""
     return [(name.encode("ascii"), value.encode()) for name, value in pairs]
 
 
-def unreachable(error: httpx.TransportError) -> BrokerUnreachable:
+def _unreachable(error: httpx.TransportError) -> BrokerUnreachable:
     """Give our exception for what no answer came for."""
     return BrokerUnreachable(str(error) or type(error).__name__)
 

@@ -13,7 +13,7 @@ import ssl
 import threading
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -207,7 +207,8 @@ def _length(head: bytes) -> int | None:
 
 def _read(wire: socket.socket, received: bytes, method: str) -> tuple[httpx.Response, bool]:
     """Read any answer, of which some has come already."""
-    with HTTPResponse(_Begun(wire, received), method=method) as answer:  # type: ignore[arg-type]
+    begun = cast("socket.socket", _Begun(wire, received))  # of a socket it asks for `makefile` alone
+    with HTTPResponse(begun, method=method) as answer:
         answer.begin()
         is_bounded = answer.chunked or answer.length is not None
         content = answer.read()

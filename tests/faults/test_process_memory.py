@@ -139,12 +139,16 @@ def test_start_and_memory_do_not_grow_with_the_backlog(store: Path, tmp_path: Pa
             waiting, at_rest = api.lag(), peak_mib(broker)
 
             publish_all(broker, address)
+            api.http.get("/v2/logs?count=1000")  # while others are delivered
             eventually(
                 lambda: ends(api) == {"delivered": SENDERS, "dead": SENDERS},
                 "the end of all large deliveries",
                 within=120,
             )
-            pages = [api.http.get(path) for path in ("/v2/events?count=1000", "/v2/dlq?count=100")]
+            pages = [
+                api.http.get(path)
+                for path in ("/v2/events?count=1000", "/v2/logs?count=1000", "/v2/dlq?count=100")
+            ]
 
         used = peak_mib(broker)
         tell(f"{BACKLOG} waiting: up in {start_s:.2f} s, {at_rest:.0f} MiB at rest, {used:.0f} MiB at most")
