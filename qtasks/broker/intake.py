@@ -30,6 +30,10 @@ INTERNAL_SUFFIX = ".qtasks.internal"
 NEEDS_CALLBACK = "api/llm"
 ASKED = attrgetter(*OPTIONS)
 NOTHING_ASKED = ASKED(Options())
+COMBINED = attrgetter(
+    "expires_at", "unique", "callback", "failure_callback", "delay_ms", "not_before", "flow"
+)
+NOTHING_COMBINED = COMBINED(Options())
 
 
 def internal_url(app: str) -> str:
@@ -172,6 +176,10 @@ class Intake:
 
     def _check_combination(self, outgoing: Outgoing, now: int) -> None:
         options, queue = outgoing.options, outgoing.queue
+        if queue is not None:
+            check_queue_name(queue)
+        if COMBINED(options) == NOTHING_COMBINED:
+            return
         if options.expires_at is not None and options.expires_at <= now:
             raise BadRequest(
                 f"Qtasks-Expires: {options.expires_at} is past; send an instant to come, in Unix ms"
@@ -186,7 +194,6 @@ class Intake:
                 self._check_callback(header, callback, now, in_queue=queue is not None)
         if queue is None:
             return
-        check_queue_name(queue)
         for header, value in (
             ("Upstash-Delay", options.delay_ms),
             ("Upstash-Not-Before", options.not_before),

@@ -6,12 +6,23 @@ What it gives, and what it refuses, is what `parse_options` does, which reads wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from qtasks.protocol.headers import ROWS, Options, Row, check_room, check_sendable, parse_options, read_value
+from qtasks.protocol.headers import (
+    MAX_FORWARDED,
+    MAX_FORWARDED_BYTES,
+    ROWS,
+    Options,
+    Row,
+    check_room,
+    check_sendable,
+    parse_options,
+    read_value,
+    size_of,
+)
 
 _FIELDS = [each.name for each in fields(Options)]
 _ALL = attrgetter(*_FIELDS)
@@ -23,11 +34,8 @@ _OWN: dict[str, tuple[int, Row | None]] = {
     if row.field in ("dedup_id", "task_id", "start_at", "expires_at")
 }
 _SIGNATURE = "Qtasks-Signature"
-_FORWARDED = f"upstash-forward-{_SIGNATURE.lower()}"
-_OWN[_FORWARDED] = (_FORWARD, None)
-# The same as our own clients spell them, and in lower case, for which they need not be folded.
-_KEYS = {row.header: row.header.lower() for row in ROWS} | {f"Upstash-Forward-{_SIGNATURE}": _FORWARDED}
-_KEYS |= {key: key for key in _KEYS.values()}
+_SIGNED = f"Upstash-Forward-{_SIGNATURE}"
+_OWN[_SIGNED.lower()] = (_FORWARD, None)
 _LONGEST = 4096
 _KINDS = 256  # so many kinds of messages are remembered, each with no more than that
 
@@ -46,36 +54,67 @@ def parse_alike(
 
 def _found(headers: Pairs, token_in_header: bool) -> Options | None:
     """Give the options, unless a header is there twice, blank or long."""
-    own: dict[str, str] = {}
-    common: list[tuple[str, str]] = []
-    for pair in headers:
-        key = _KEYS.get(pair[0]) or pair[0].lower()
-        if key in _OWN:
-            if key in own:
-                return None
-            own[key] = pair[1].strip(" \t")
-        elif key != "content-length":  # which is not the message's
-            common.append(pair)
-    size = sum([len(name) + len(value) for name, value in common])
-    if not own or size > _LONGEST or not all(own.values()):
+    names, values = zip(*headers, strict=True) if headers else ((), ())
+    if sum(map(len, names)) > _LONGEST:
         return None
-    options = [*_shared(tuple(common), token_in_header)]
-    for key, text in own.items():  # however they are spelled, they are not among what is shared
-        place, row = _OWN[key]
-        options[place] = (
-            _signed(options[place], text) if row is None else read_value(row.header, text, row.read)
+    layout = _layout(names)
+    if layout is None:
+        return None
+    common = tuple([values[place] for place in layout.common])
+    if sum(map(len, common)) > _LONGEST:
+        return None
+    shared, room = _shared(layout, common, token_in_header)
+    options = [*shared]
+    for place, target, row in layout.own:  # however they are spelled, they are not among what is shared
+        text = values[place].strip(" \t")
+        if not text:
+            return None
+        options[target] = (
+            _signed(options[target], room, text) if row is None else read_value(row.header, text, row.read)
         )
     return Options(*options)
 
 
-def _signed(forward: tuple[tuple[str, str], ...], signature: str) -> tuple[tuple[str, str], ...]:
-    check_sendable(f"Upstash-Forward-{_SIGNATURE}", signature)
+@dataclass(frozen=True, slots=True, eq=False)  # it is a key itself, by its identity
+class _Layout:
+    """Where among the headers of a message what is its own stands, and what it has in common with others."""
+
+    own: tuple[tuple[int, int, Row | None], ...]
+    """Place among the headers, place among the options, and the row of the table."""
+    common: tuple[int, ...]
+    names: tuple[str, ...]
+    """Those of `common`."""
+
+
+@lru_cache(_KINDS)
+def _layout(names: tuple[str, ...]) -> _Layout | None:
+    """Find it; None if nothing is the message's own, or something twice."""
+    own: dict[str, tuple[int, int, Row | None]] = {}
+    common: list[int] = []
+    for place, name in enumerate(names):
+        key = name.lower()
+        if key in own:
+            return None
+        if key in _OWN:
+            own[key] = (place, *_OWN[key])
+        elif key != "content-length":  # which is not the message's
+            common.append(place)
+    if not own:
+        return None
+    return _Layout(tuple(own.values()), tuple(common), tuple([names[place] for place in common]))
+
+
+def _signed(forward: tuple[tuple[str, str], ...], room: int, signature: str) -> tuple[tuple[str, str], ...]:
+    check_sendable(_SIGNED, signature)
     extended = (*forward, (_SIGNATURE, signature))
-    check_room(extended)
+    if len(extended) > MAX_FORWARDED or len(signature.encode()) > room:
+        check_room(extended)  # says what is too much
     return extended
 
 
 @lru_cache(_KINDS)
-def _shared(common: tuple[tuple[str, str], ...], token_in_header: bool) -> tuple[Any, ...]:
-    values: tuple[Any, ...] = _ALL(parse_options(common, token_in_header=token_in_header))
-    return values
+def _shared(layout: _Layout, common: Sequence[str], token_in_header: bool) -> tuple[tuple[Any, ...], int]:
+    """Read what is shared; also gives how many bytes of a signature can be forwarded along with it."""
+    options = parse_options(list(zip(layout.names, common, strict=True)), token_in_header=token_in_header)
+    values: tuple[Any, ...] = _ALL(options)
+    return values, MAX_FORWARDED_BYTES - size_of((*options.forward, (_SIGNATURE, "")))

@@ -89,6 +89,8 @@ class Enqueued:
 
     def to_json(self) -> dict[str, object]:
         """Make the answer's JSON object (contract 2.1)."""
+        if not (self.deduplicated or self.url or self.task_id):  # as most are, at a tenth of the cost
+            return {"messageId": self.message_id}
         return json.write_fields(self, _ENQUEUED)
 
     @classmethod

@@ -100,13 +100,22 @@ def call(folder: Path, total: int) -> Run:
 
 def request(folder: Path, total: int) -> Run:
     """A call that comes over HTTP, from its parsed request to its answer."""
-    rig = Rig(folder)
-    api = Api(rig.broker, ROUTES, (TOKEN,))
-    requests = iter([calls.enqueue(each) for each in _messages(total)])
-    runner = asyncio.Runner()
+    return _asking(folder, [calls.enqueue(each) for each in _messages(total)])
+
+
+def request_many(folder: Path, total: int) -> Run:
+    """The same of calls that come in requests of 100."""
+    messages = _messages(total)
+    asked = [calls.batch(messages[first : first + AT_ONCE]) for first in range(0, total, AT_ONCE)]
+    return _asking(folder, asked, AT_ONCE)
+
+
+def _asking(folder: Path, asked: Sequence[calls.Call[Any]], size: int = 1) -> Run:
+    api = Api(Rig(folder).broker, ROUTES, (TOKEN,))
+    requests, runner = iter(asked), asyncio.Runner()
 
     async def work(count: int) -> None:
-        for _ in range(count):
+        for _ in range(count // size):
             call = next(requests)
             known = _encoded({"Authorization": f"Bearer {TOKEN}", **dict(call.headers)})
             answered = await ask(api, call.method, call.target.encode(), headers=known, chunks=(call.body,))
@@ -245,6 +254,7 @@ PATHS: dict[str, tuple[Callable[[Path, int], Run], int]] = {
     "call": (call, 300),
     "delay": (delay, 200),
     "request": (request, 200),
+    "request_many": (request_many, 500),
     "accept_many": (accept_many, 500),
     "turn": (turn, 640),
     "envelope": (envelope, 500),

@@ -11,6 +11,7 @@ from qtasks.broker.api.routing import Call
 from qtasks.errors import BadRequest
 
 BODY_LIMIT = 1024 * 1024
+_TEXTS = {str}
 
 
 def parse_json(body: bytes) -> Any:
@@ -39,12 +40,18 @@ def text_member(item: Mapping[str, object], key: str) -> str:
     return value
 
 
-def header_pairs(headers: object) -> Iterator[tuple[str, str]]:
+def header_pairs(headers: object) -> list[tuple[str, str]]:
     """Give the pairs of an object of strings, or of lists of strings."""
     if headers is None:
-        return
+        return []
     if not isinstance(headers, dict):
         raise BadRequest("headers must be an object of strings")
+    if set(map(type, headers.values())) <= _TEXTS:
+        return list(headers.items())
+    return list(_each_pair(headers))
+
+
+def _each_pair(headers: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for name, value in headers.items():
         for each in value if isinstance(value, list) else [value]:
             if not isinstance(each, str):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from qtasks.broker.api.routing import Call
 from qtasks.broker.store.url_groups import StoredGroup
@@ -46,9 +47,10 @@ async def find_group(call: Call, destination: Destination) -> StoredGroup | None
     return await asyncio.to_thread(call.broker.url_groups.destination, name)
 
 
-async def read_asked(
+def put_together(
     call: Call,
     destination: Destination,
+    group: StoredGroup | None,
     headers: Pairs,
     body: bytes,
     *,
@@ -56,8 +58,7 @@ async def read_asked(
     queue: str | None = None,
     token_in_header: bool = False,
 ) -> Asked:
-    """Put together what is asked for; raises `BadRequest` or `NotFound`."""
-    group = await find_group(call, destination)
+    """Make what is asked for, of the URL group if `destination` names one; raises `BadRequest`."""
     defaults = group.headers if group else ()
     options = parse_alike(headers, config, defaults=defaults, token_in_header=token_in_header)
     asked = Outgoing(destination.url or destination.group or "", body, options, queue, call.caller_ip)
@@ -76,14 +77,22 @@ async def read_asked(
 
 def refuse_schedule_options(options: Options) -> None:
     """Refuse what only a schedule can have, on what is to be sent now (contract 3.0)."""
-    for header, value in (
-        ("Upstash-Cron", options.cron),
-        ("Upstash-Schedule-Id", options.schedule_id),
-        ("Upstash-Queue-Name", options.schedule_queue),
-        ("Qtasks-Every", options.every),
-        ("Qtasks-Catch-Up", options.catch_up),
-        ("Qtasks-Overlap", options.overlap),
-        ("Qtasks-Expires-After", options.expires_after_ms),
-    ):
+    asked = _ASKED_OF_SCHEDULES(options)
+    if asked == _NOTHING_ASKED:
+        return
+    for header, value in zip(_OF_SCHEDULES, asked, strict=True):
         if value is not None:
             raise BadRequest(f"{header}: only a schedule can have it; make one with POST /v2/schedules/…")
+
+
+_OF_SCHEDULES = {
+    "Upstash-Cron": "cron",
+    "Upstash-Schedule-Id": "schedule_id",
+    "Upstash-Queue-Name": "schedule_queue",
+    "Qtasks-Every": "every",
+    "Qtasks-Catch-Up": "catch_up",
+    "Qtasks-Overlap": "overlap",
+    "Qtasks-Expires-After": "expires_after_ms",
+}
+_ASKED_OF_SCHEDULES = attrgetter(*_OF_SCHEDULES.values())
+_NOTHING_ASKED = (None,) * len(_OF_SCHEDULES)

@@ -62,7 +62,7 @@ class Call:
         return query
 
     @property
-    def headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> Sequence[tuple[str, str]]:
         """The request's headers, in order; as for hosted QStash, ours mean nothing to a strict broker."""
         pairs = [(name.decode("latin-1"), _text(value)) for name, value in self.request.headers.raw]
         return known_pairs(pairs, self.broker)
@@ -70,8 +70,8 @@ class Call:
     @property
     def caller_ip(self) -> str | None:
         """The address that the request came from; None over a Unix socket."""
-        client = self.request.client
-        return client.host if client and client.host else None
+        client: tuple[str, int] | None = self.request.scope.get("client")
+        return (client[0] or None) if client else None
 
     def query(self, *known: str, empty_is_refused: bool = False) -> dict[str, list[str]]:
         """Give the query's values by lower-case name; raises `BadRequest` for one that is not `known`.
@@ -316,8 +316,8 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def known_pairs(pairs: Sequence[tuple[str, str]], broker: Broker) -> list[tuple[str, str]]:
+def known_pairs(pairs: Sequence[tuple[str, str]], broker: Broker) -> Sequence[tuple[str, str]]:
     """Leave out our own settings where the broker is strict: hosted QStash does not know them."""
     if not broker.config.strict:
-        return list(pairs)
+        return pairs
     return [each for each in pairs if not each[0].lower().startswith("qtasks-")]

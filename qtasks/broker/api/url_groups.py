@@ -56,7 +56,7 @@ async def set_headers(call: Call) -> Response:
     """Set the headers that every message to the group has by default."""
     call.query()
     members = await read_object(call, '{"headers": {"Upstash-Retries": "3"}}')
-    pairs = list(header_pairs(members.get("headers")))
+    pairs = header_pairs(members.get("headers"))
     await asyncio.to_thread(call.broker.url_groups.set_headers, call.params["name"], pairs)
     return Response(status_code=200)
 
