@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from qtasks.errors import BadRequest, InvalidValue
@@ -191,7 +191,8 @@ _KEPT_BACK = {
 
 _TOKEN = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEYED_ROWS = tuple((each.header.lower(), each) for each in ROWS)
-_DEFAULTS = {each.name: getattr(Options(), each.name) for each in fields(Options)}
+_IN_ROWS = attrgetter(*[row.field for row in ROWS])
+_USUAL = _IN_ROWS(Options())
 
 # What was sent, folded: lower-case name -> (name as first sent, value).
 _Sent = Mapping[str, tuple[str, str]]
@@ -225,8 +226,8 @@ def render_options(options: Options) -> list[tuple[str, str]]:
     """
     rendered = [
         (row.header, row.write(value))
-        for row in ROWS
-        if (value := getattr(options, row.field)) != _DEFAULTS[row.field]
+        for row, value, usual in zip(ROWS, _IN_ROWS(options), _USUAL, strict=True)
+        if value != usual
     ]
     if options.flow is not None:
         rendered += [(FLOW_KEY, options.flow.key), (FLOW_VALUE, render_flow(options.flow))]

@@ -18,7 +18,7 @@ from qtasks.errors import BrokerUnreachable, RequestError
 from qtasks.protocol.shapes import Enqueued, Outgoing
 
 LANES = 4
-BATCH_MESSAGES = 100
+BATCH_MESSAGES = 250  # what a request and its commit cost is little then, beside what a message costs
 BATCH_BYTES = 1024 * 1024
 CLOSED = "the connections to the broker were closed before it answered"
 
