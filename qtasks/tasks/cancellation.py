@@ -38,8 +38,8 @@ class Cancellation:
 
         After the block the task goes on as if it had never been cancelled.
         """
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self._loop = loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task(loop)  # before Python 3.12 it takes a system call to find the loop
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
