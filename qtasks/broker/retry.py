@@ -5,7 +5,7 @@ Pure: no clock, no database, no HTTP. The dispatcher calls `judge` and hands the
 
 from __future__ import annotations
 
-from qtasks.broker.store.records import Again, Claim, Dead, Delivered, Reply, Verdict
+from qtasks.broker.store.records import DELIVERED, Again, Claim, Dead, Reply, Verdict
 from qtasks.protocol.expression import parse_expression
 from qtasks.protocol.hints import retry_hint_ms
 from qtasks.protocol.ladder import ladder_ms
@@ -36,7 +36,7 @@ def judge(
     longer than `longest_ms`.
     """
     if 200 <= reply.status < 300:
-        return Delivered()
+        return DELIVERED
     headers = {name.lower(): value for name, value in reply.headers}
     marker = None if strict else headers.get(UNCOUNTED)
     is_refused = (

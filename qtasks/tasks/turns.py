@@ -31,15 +31,17 @@ class Turns:
     def add(self, work: Work) -> None:
         """Run it, now or when its turn comes; what it raises is asyncio's to tell."""
         self._waiting.append(work)
-        self._fill()
+        if len(self._running) < self._most:
+            self._fill(asyncio.get_running_loop())
 
-    def _fill(self) -> None:
+    def _fill(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._waiting and len(self._running) < self._most:
-            self._running.add(asyncio.get_running_loop().create_task(self._run(self._waiting.popleft())))
+            self._running.add(loop.create_task(self._run(self._waiting.popleft(), loop)))
 
-    async def _run(self, work: Work) -> None:
+    async def _run(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
+        # It is told its loop: to find that, Python takes a system call before 3.12.
         try:
             await work()
         finally:  # right here, as a callback would take another turn of the loop
-            self._running.discard(asyncio.current_task())
-            self._fill()
+            self._running.discard(asyncio.current_task(loop))
+            self._fill(loop)

@@ -157,6 +157,10 @@ class Delivered:
     """The message is done."""
 
 
+DELIVERED = Delivered()
+"""The one that all share: another for each would be one more for the garbage collector to look at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Again:
     """Another attempt follows at `at` (Unix ms), or as soon as there is a slot if None."""
