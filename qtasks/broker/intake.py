@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 from operator import attrgetter
 from urllib.parse import urlsplit
 
@@ -293,7 +294,13 @@ def plain_headers(options: Options) -> tuple[tuple[str, str], ...]:
     """Give the headers that the destination is sent: the content type, and what is forwarded."""
     if options.content_type is None:
         return options.forward
-    return (("Content-Type", options.content_type), *options.forward)
+    return (_content_type(options.content_type), *options.forward)
+
+
+@lru_cache(64)
+def _content_type(value: str) -> tuple[str, str]:
+    """Make the header once: a pair for each message is one more for the garbage collector to look at."""
+    return ("Content-Type", value)
 
 
 def _replayed(original: NewMessage, options: Options) -> tuple[tuple[str, str], ...]:

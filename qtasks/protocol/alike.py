@@ -13,7 +13,6 @@ from typing import Any
 
 from qtasks.protocol.headers import (
     MAX_FORWARDED,
-    MAX_FORWARDED_BYTES,
     ROWS,
     Options,
     Row,
@@ -21,7 +20,6 @@ from qtasks.protocol.headers import (
     check_sendable,
     parse_options,
     read_value,
-    size_of,
 )
 
 _FIELDS = [each.name for each in fields(Options)]
@@ -63,14 +61,13 @@ def _found(headers: Pairs, token_in_header: bool) -> Options | None:
     common = tuple([values[place] for place in layout.common])
     if sum(map(len, common)) > _LONGEST:
         return None
-    shared, room = _shared(layout, common, token_in_header)
-    options = [*shared]
+    options = [*_shared(layout, common, token_in_header)]
     for place, target, row in layout.own:  # however they are spelled, they are not among what is shared
         text = values[place].strip(" \t")
         if not text:
             return None
         options[target] = (
-            _signed(options[target], room, text) if row is None else read_value(row.header, text, row.read)
+            _signed(options[target], text) if row is None else read_value(row.header, text, row.read)
         )
     return Options(*options)
 
@@ -104,17 +101,16 @@ def _layout(names: tuple[str, ...]) -> _Layout | None:
     return _Layout(tuple(own.values()), tuple(common), tuple([names[place] for place in common]))
 
 
-def _signed(forward: tuple[tuple[str, str], ...], room: int, signature: str) -> tuple[tuple[str, str], ...]:
+def _signed(forward: tuple[tuple[str, str], ...], signature: str) -> tuple[tuple[str, str], ...]:
     check_sendable(_SIGNED, signature)
     extended = (*forward, (_SIGNATURE, signature))
-    if len(extended) > MAX_FORWARDED or len(signature.encode()) > room:
-        check_room(extended)  # says what is too much
+    if len(extended) > MAX_FORWARDED:  # in bytes there is always room, as what is shared is short
+        check_room(extended)
     return extended
 
 
 @lru_cache(_KINDS)
-def _shared(layout: _Layout, common: Sequence[str], token_in_header: bool) -> tuple[tuple[Any, ...], int]:
-    """Read what is shared; also gives how many bytes of a signature can be forwarded along with it."""
+def _shared(layout: _Layout, common: tuple[str, ...], token_in_header: bool) -> tuple[Any, ...]:
     options = parse_options(list(zip(layout.names, common, strict=True)), token_in_header=token_in_header)
     values: tuple[Any, ...] = _ALL(options)
-    return values, MAX_FORWARDED_BYTES - size_of((*options.forward, (_SIGNATURE, "")))
+    return values

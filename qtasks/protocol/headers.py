@@ -373,11 +373,6 @@ def check_room(forward: Collection[tuple[str, str]]) -> None:
     """Raise `BadRequest` for more forwarded headers than a message may have."""
     if len(forward) > MAX_FORWARDED:
         raise BadRequest(f"at most {MAX_FORWARDED} headers can be forwarded, not {len(forward)}")
-    size = size_of(forward)
+    size = sum(len(name) + len(value.encode()) for name, value in forward)
     if size > MAX_FORWARDED_BYTES:
         raise BadRequest(f"forwarded headers are limited to {MAX_FORWARDED_BYTES} bytes, not {size}")
-
-
-def size_of(forward: Collection[tuple[str, str]]) -> int:
-    """Say how many bytes forwarded headers take up of those that a message may have."""
-    return sum(len(name) + len(value.encode()) for name, value in forward)

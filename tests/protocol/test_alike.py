@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qtasks.errors import BadRequest
 from qtasks.protocol.alike import parse_alike
-from qtasks.protocol.headers import Options, parse_options
+from qtasks.protocol.headers import MAX_FORWARDED, Options, parse_options
 
 Pairs = list[tuple[str, str]]
 
@@ -74,6 +75,27 @@ def test_messages_that_are_alike_keep_what_is_their_own() -> None:
     assert second == parse_options(sent(2))
     assert (first.task_id, second.task_id) == ("tsk_1", "tsk_2")
     assert dict(second.forward) == {"X-Mark": "m", "Qtasks-Signature": "signature 2"}
+
+
+@pytest.mark.parametrize("others", [MAX_FORWARDED - 1, MAX_FORWARDED])
+def test_the_signature_counts_among_what_is_forwarded(others: int) -> None:
+    sent = [(f"Upstash-Forward-X{number}", "v") for number in range(others)]
+    sent.append(("Upstash-Forward-Qtasks-Signature", "s"))
+
+    expected = outcome(parse_options, sent)
+
+    assert outcome(parse_alike, sent) == outcome(parse_alike, sent) == expected
+    assert isinstance(expected, str) == (others == MAX_FORWARDED)
+
+
+def test_messages_with_the_same_values_under_other_names_are_told_apart() -> None:
+    def sent(name: str) -> Pairs:
+        return [(name, "1"), ("Qtasks-Task-Id", "tsk_1")]
+
+    retries, forwarded = parse_alike(sent("Upstash-Retries")), parse_alike(sent("Upstash-Forward-X"))
+
+    assert (retries.retries, retries.forward) == (1, ())
+    assert (forwarded.retries, forwarded.forward) == (None, (("X", "1"),))
 
 
 def test_a_query_and_defaults_are_read_as_ever() -> None:
