@@ -25,7 +25,7 @@ from tests.benchmarks.peers.table import BEGIN, END, page, rewritten
 from tests.benchmarks.peers.tally import VARIABLE, Tally
 from tests.support import ROOT
 
-TINY = Amounts(backlog=2000, single=5, each_of_8=3, samples=5, budget_s=5)
+TINY = Amounts(backlog=8000, single=5, each_of_8=3, samples=5, budget_s=5)
 RUN: dict[str, float] = {
     "delay_1": 2000,
     "delay_8": 3000,
