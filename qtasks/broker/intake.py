@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import lru_cache
 from operator import attrgetter
 from urllib.parse import urlsplit
 
@@ -31,10 +30,6 @@ INTERNAL_SUFFIX = ".qtasks.internal"
 NEEDS_CALLBACK = "api/llm"
 ASKED = attrgetter(*OPTIONS)
 NOTHING_ASKED = ASKED(Options())
-COMBINED = attrgetter(
-    "expires_at", "unique", "callback", "failure_callback", "delay_ms", "not_before", "flow"
-)
-NOTHING_COMBINED = COMBINED(Options())
 
 
 def internal_url(app: str) -> str:
@@ -177,10 +172,6 @@ class Intake:
 
     def _check_combination(self, outgoing: Outgoing, now: int) -> None:
         options, queue = outgoing.options, outgoing.queue
-        if queue is not None:
-            check_queue_name(queue)
-        if COMBINED(options) == NOTHING_COMBINED:
-            return
         if options.expires_at is not None and options.expires_at <= now:
             raise BadRequest(
                 f"Qtasks-Expires: {options.expires_at} is past; send an instant to come, in Unix ms"
@@ -195,6 +186,7 @@ class Intake:
                 self._check_callback(header, callback, now, in_queue=queue is not None)
         if queue is None:
             return
+        check_queue_name(queue)
         for header, value in (
             ("Upstash-Delay", options.delay_ms),
             ("Upstash-Not-Before", options.not_before),
@@ -294,13 +286,7 @@ def plain_headers(options: Options) -> tuple[tuple[str, str], ...]:
     """Give the headers that the destination is sent: the content type, and what is forwarded."""
     if options.content_type is None:
         return options.forward
-    return (_content_type(options.content_type), *options.forward)
-
-
-@lru_cache(64)
-def _content_type(value: str) -> tuple[str, str]:
-    """Make the header once: a pair for each message is one more for the garbage collector to look at."""
-    return ("Content-Type", value)
+    return (("Content-Type", options.content_type), *options.forward)
 
 
 def _replayed(original: NewMessage, options: Options) -> tuple[tuple[str, str], ...]:

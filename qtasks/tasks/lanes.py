@@ -204,8 +204,9 @@ class Lanes:
             answers = lane.enqueue(batch(messages) if len(messages) > 1 else _one(messages[0]))
         except RequestError as error:
             if len(tickets) > 1:  # one of them is refused, and the others with it: find out which
-                for each in tickets:
-                    self._carry(lane, [each])
+                middle = len(tickets) // 2
+                self._carry(lane, tickets[:middle])
+                self._carry(lane, tickets[middle:])
             else:
                 _fail(tickets, error)
         except Exception as error:  # a wall: every caller must hear what became of its call

@@ -142,13 +142,15 @@ def test_calls_that_pile_up_share_requests(fake: FakeBroker) -> None:
 def test_of_a_refused_batch_the_others_are_accepted(fake: FakeBroker) -> None:
     accepted = {"messageId": "msg_1"}
     fake.script = [(400, {}, {"error": "message 1: no"}), (200, {}, accepted)]
+    fake.script += [(400, {}, {"error": "message 0: no"})]
     fake.script += [(400, {}, {"error": "no such thing"}), (200, {}, accepted)]
 
     with sender_to(fake.url) as sender, pytest.raises(BadRequest, match="no such thing"):
         sender.send([message("a"), message("b"), message("c")])
 
-    assert fake.seen[0][0] == "/v2/batch"
-    assert [body for _, _, body in fake.seen][1:] == [b"a", b"b", b"c"]
+    seen = [(path == "/v2/batch", body) for path, _, body in fake.seen]
+    assert [is_batch for is_batch, _ in seen] == [True, False, True, False, False]
+    assert [body for is_batch, body in seen if not is_batch] == [b"a", b"b", b"c"]
 
 
 def test_a_lost_answer_is_asked_for_again_within_the_budget(fake: FakeBroker) -> None:

@@ -152,7 +152,21 @@ def test_of_a_refused_request_the_others_are_accepted(road: Road) -> None:
     with pytest.raises(BadRequest):
         Lanes(road.lane).send(messages("a", "b", "c"))
 
-    assert road.carried == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+    assert road.carried == [["a", "b", "c"], ["a"], ["b", "c"], ["b"], ["c"]]
+
+
+def test_who_is_refused_among_many_is_found_in_few_requests(road: Road) -> None:
+    road.refused = {"7"}
+
+    with pytest.raises(BadRequest):
+        Lanes(road.lane).send(messages(*range(BATCH_MESSAGES)))
+
+    halvings = BATCH_MESSAGES.bit_length()
+    assert len(road.carried) <= 1 + 2 * halvings
+    accepted = [names for names in road.carried if "7" not in names]
+    assert sorted(int(each) for names in accepted for each in names) == [
+        n for n in range(BATCH_MESSAGES) if n != 7
+    ]
 
 
 def test_each_caller_hears_of_its_own_messages(road: Road) -> None:

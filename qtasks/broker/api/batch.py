@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import Response
 
 from qtasks.broker.api.bodies import header_pairs, parse_json, text_member
-from qtasks.broker.api.incoming import Asked, find_group, put_together, refuse_schedule_options
+from qtasks.broker.api.incoming import Asked, read_asked, refuse_schedule_options
 from qtasks.broker.api.routing import Call, json_response, known_pairs
 from qtasks.errors import BadRequest, RequestError
 from qtasks.protocol.destinations import check_queue_name, parse_destination
@@ -55,7 +55,6 @@ async def _asked(call: Call, item: Any) -> Asked:
         check_queue_name(queue)
     headers = known_pairs(header_pairs(item.get("headers")), call.broker)
     body = text_member(item, "body").encode(errors="surrogatepass")
-    group = await find_group(call, destination) if destination.group else None
-    asked = put_together(call, destination, group, headers, body, queue=queue)
+    asked = await read_asked(call, destination, headers, body, queue=queue)
     refuse_schedule_options(asked.messages[0].options)
     return asked

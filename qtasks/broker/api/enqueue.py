@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from qtasks.broker.api import schedules
-from qtasks.broker.api.incoming import find_group, put_together, refuse_schedule_options
+from qtasks.broker.api.incoming import read_asked, refuse_schedule_options
 from qtasks.broker.api.routing import Call, json_response, known_pairs
 from qtasks.protocol.destinations import Target, check_queue_name, split_target
 
@@ -35,10 +35,9 @@ async def enqueue(call: Call) -> Response:
 
 async def _accept(call: Call, target: Target, queue: str | None) -> Response:
     call.broker.check_open()
-    asked = put_together(
+    asked = await read_asked(
         call,
         target.destination,
-        await find_group(call, target.destination),
         call.headers,
         await call.body(call.broker.config.max_message_bytes),
         config=known_pairs(target.config, call.broker),

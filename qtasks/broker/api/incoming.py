@@ -20,6 +20,18 @@ from qtasks.protocol.shapes import Enqueued, Outgoing
 
 Pairs = Sequence[tuple[str, str]]
 
+_OF_SCHEDULES = {
+    "Upstash-Cron": "cron",
+    "Upstash-Schedule-Id": "schedule_id",
+    "Upstash-Queue-Name": "schedule_queue",
+    "Qtasks-Every": "every",
+    "Qtasks-Catch-Up": "catch_up",
+    "Qtasks-Overlap": "overlap",
+    "Qtasks-Expires-After": "expires_after_ms",
+}
+_ASKED_OF_SCHEDULES = attrgetter(*_OF_SCHEDULES.values())
+_NOTHING_ASKED = (None,) * len(_OF_SCHEDULES)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -47,10 +59,9 @@ async def find_group(call: Call, destination: Destination) -> StoredGroup | None
     return await asyncio.to_thread(call.broker.url_groups.destination, name)
 
 
-def put_together(
+async def read_asked(
     call: Call,
     destination: Destination,
-    group: StoredGroup | None,
     headers: Pairs,
     body: bytes,
     *,
@@ -58,7 +69,8 @@ def put_together(
     queue: str | None = None,
     token_in_header: bool = False,
 ) -> Asked:
-    """Make what is asked for, of the URL group if `destination` names one; raises `BadRequest`."""
+    """Put together what is asked for; raises `BadRequest` or `NotFound`."""
+    group = await find_group(call, destination)
     defaults = group.headers if group else ()
     options = parse_alike(headers, config, defaults=defaults, token_in_header=token_in_header)
     asked = Outgoing(destination.url or destination.group or "", body, options, queue, call.caller_ip)
@@ -83,16 +95,3 @@ def refuse_schedule_options(options: Options) -> None:
     for header, value in zip(_OF_SCHEDULES, asked, strict=True):
         if value is not None:
             raise BadRequest(f"{header}: only a schedule can have it; make one with POST /v2/schedules/…")
-
-
-_OF_SCHEDULES = {
-    "Upstash-Cron": "cron",
-    "Upstash-Schedule-Id": "schedule_id",
-    "Upstash-Queue-Name": "schedule_queue",
-    "Qtasks-Every": "every",
-    "Qtasks-Catch-Up": "catch_up",
-    "Qtasks-Overlap": "overlap",
-    "Qtasks-Expires-After": "expires_after_ms",
-}
-_ASKED_OF_SCHEDULES = attrgetter(*_OF_SCHEDULES.values())
-_NOTHING_ASKED = (None,) * len(_OF_SCHEDULES)

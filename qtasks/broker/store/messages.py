@@ -59,8 +59,7 @@ def enqueue(
     queue; then nothing is stored.
     """
     answers: list[Enqueued] = []
-    fresh: list[NewMessage] = []
-    places: list[queues.QueueRow] = []
+    fresh: list[tuple[NewMessage, queues.QueueRow]] = []
     around = look_around(session, messages, now)
     taken, known_queues = around.taken, around.queues
     for message in messages:
@@ -75,12 +74,10 @@ def enqueue(
             queue = known_queues[message.queue] = _queue_of(session, message, now)
         _check_order(message, queue)
         answers.append(Enqueued(message.id))
-        fresh.append(message)
-        places.append(queue)
+        fresh.append((message, queue))
     newest = around.newest
     for first in range(0, len(fresh), STORED_AT_ONCE):
-        part = slice(first, first + STORED_AT_ONCE)
-        newest = _store(session, fresh[part], places[part], newest, is_lone=is_lone)
+        newest = _store(session, fresh[first : first + STORED_AT_ONCE], newest, is_lone=is_lone)
         if session.recall is not None and session.recall.newest is not None:
             session.recall.newest = newest
     return answers
@@ -103,17 +100,16 @@ def _check_order(message: NewMessage, queue: queues.QueueRow) -> None:
 
 def _store(
     session: Session,
-    fresh: Sequence[NewMessage],
-    places: Sequence[queues.QueueRow],
+    fresh: Sequence[tuple[NewMessage, queues.QueueRow]],
     newest: tuple[int, int],
     *,
     is_lone: bool,
 ) -> tuple[int, int]:
-    """Store messages behind the newest one, each in its queue of `places`; give what is the newest then."""
+    """Store messages behind the newest one; give what is the newest then."""
     last_seq, last_created_at = newest
     rows: list[dict[str, Any]] = []
     dedup: list[dict[str, Any]] = []
-    for seq, (message, queue) in enumerate(zip(fresh, places, strict=True), last_seq + 1):
+    for seq, (message, queue) in enumerate(fresh, last_seq + 1):
         # The wall clock may have been set back; in one store, time does not run backwards.
         created_at = max(message.created_at, last_created_at)
         rows.append(_row(seq, message, queue, created_at))
@@ -124,10 +120,10 @@ def _store(
     session.insert_many("message_insert", rows)
     if dedup:
         session.insert_many("dedup_insert", dedup)
-    out_of_line = {queue.id for queue in places if not queue.is_in_line}
+    out_of_line = {queue.id for _, queue in fresh if not queue.is_in_line}
     if out_of_line:
         ready = {each["place"] for each in rows if each["state"] == Stage.READY}
-        if not (ready and is_lone and session.claim_along(_arrival(fresh[0], places[0], rows[0]))):
+        if not (ready and is_lone and session.claim_along(_arrival(*fresh[0], rows[0]))):
             queues.join_line(session, out_of_line & ready)
     if any(each["state"] == Stage.WAITING for each in rows):
         session.announce()  # the dispatcher must learn until when it may sleep
