@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
 from typing import Any, TypeVar, cast
@@ -23,10 +24,17 @@ from qtasks.errors import BrokerUnreachable
 
 T = TypeVar("T")
 
+Meanwhile = Callable[[], None]
+"""What may be done while others are at work."""
+
 CONNECT_S = 2.0
 _MERGED = 64 * 1024
 """A body up to so many bytes is copied, to leave in one piece with its header, and read with it."""
 _SUCCESSES = (b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")
+
+
+def nothing() -> None:
+    """Do nothing meanwhile."""
 
 
 class KeptClient:
@@ -40,12 +48,15 @@ class KeptClient:
         self._headers = (("Authorization", f"Bearer {token}"), ("Accept", "application/json"))
         self._connection = _Connection(socket)
 
-    def send(self, call: Call[T], timeout: float) -> T:
-        """Carry out one operation; `timeout`, in seconds, is for connecting and for each wait for bytes."""
+    def send(self, call: Call[T], timeout: float, meanwhile: Meanwhile = nothing) -> T:
+        """Carry out one operation; `timeout`, in seconds, is for connecting and for each wait for bytes.
+
+        `meanwhile` is called between the request and the answer.
+        """
         url = _url(self._base + call.target)
         head = _head(call, url, self._headers)
         try:
-            answer = self._connection.ask(call.method, url, head, call.body, timeout)
+            answer = self._connection.ask(call.method, url, head, call.body, timeout, meanwhile)
         except TimeoutError as error:
             raise BrokerUnreachable("it did not answer in time") from error
         except OSError as error:
@@ -75,7 +86,7 @@ class _Connection:
         self._secure: ssl.SSLContext | None = None
 
     def ask(
-        self, method: str, url: httpx.URL, head: bytes, body: bytes, timeout: float
+        self, method: str, url: httpx.URL, head: bytes, body: bytes, timeout: float, meanwhile: Meanwhile
     ) -> bytes | httpx.Response:
         """Send a request and read the whole answer: of a success, its content.
 
@@ -86,6 +97,7 @@ class _Connection:
         try:
             wire.settimeout(timeout)
             _write(wire, head, body)
+            meanwhile()
             answer, is_kept = receive(wire, method)
             return answer
         finally:

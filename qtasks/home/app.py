@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from qtasks.clock import Clock, SystemClock
 from qtasks.home.apps import APPS
+from qtasks.home.garbage import SET_APART
 from qtasks.home.wiring import AnyTask, Wiring
 from qtasks.ids import Ids
 from qtasks.settings import Settings, check_app_name
@@ -226,7 +227,8 @@ class QTasks(Wiring):
                 self._check_dependencies()
                 self._get_executor().is_draining = False
                 await self._start()
-            yield
+            with SET_APART:
+                yield
         finally:
             self._lifespans -= 1
             if not self._lifespans:

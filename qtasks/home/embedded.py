@@ -21,6 +21,7 @@ from typing import TypeVar
 from qtasks.broker.service import Broker
 from qtasks.client import calls
 from qtasks.client.clients import Client
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, BrokerUnavailable, BrokerUnreachable
 from qtasks.home.engine import EngineSetup
@@ -82,7 +83,7 @@ class EmbeddedHome:
 
     # --- as sender and result source -------------------------------------------------------------
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         """Enqueue; durable when this returns."""
         owner = self._owner
         own = None if owner is None else owner.broker  # the first that is asked, if there is one

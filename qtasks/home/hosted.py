@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from qtasks.client.calls import cancel_labelled, cancel_matching, set_queue
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import Clock
 from qtasks.errors import BrokerError, ResultsUnavailable, UnsupportedByBroker
 from qtasks.home.periodic import Synchroniser
@@ -91,9 +92,9 @@ class HostedHome:
         self._synchroniser = Synchroniser(self._sender.aask_once, timetable, clock)
         self._is_checked = False
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         """Enqueue; durable when this returns."""
-        answers = self._checked().send(self._translated(messages))
+        answers = self._checked().send(self._translated(messages), meanwhile)
         if self._results is not None:
             self._results.store(accepted(messages, self._clock.now()))
         return answers

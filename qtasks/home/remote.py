@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from qtasks.client import calls
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError, RequestError
 from qtasks.home.periodic import Synchroniser
@@ -31,9 +32,9 @@ class RemoteHome:
         self._synchroniser = Synchroniser(self._sender.aask_once, timetable, clock)
         self._is_checked = False
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         """Enqueue; durable when this returns."""
-        return self._checked().send(messages)
+        return self._checked().send(messages, meanwhile)
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         """Do what `send` does without blocking the event loop."""

@@ -23,6 +23,7 @@ from qtasks.broker.service import Broker
 from qtasks.broker.store.database import Database
 from qtasks.clock import Clock, SystemClock
 from qtasks.errors import BrokerFailed, ConfigurationError, StoreBusy
+from qtasks.home.garbage import SET_APART
 from qtasks.home.keys import Keys, key_ring, keys_path, load_or_make_keys
 from qtasks.home.listener import Listener
 from qtasks.home.memory import return_large_blocks
@@ -157,7 +158,8 @@ class Server:
                 self._say(f"WARNING: {risk}")
             self._supervisor.ready(f"listening on port {listening.getsockname()[1]}")
             async with self._beside(node, url):
-                await self._until_signal(broker)
+                with SET_APART:
+                    await self._until_signal(broker)
                 self._supervisor.stopping()
                 self._say("draining: deliveries in flight may end, new requests are told to come back")
                 broker.is_draining = True

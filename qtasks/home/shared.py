@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from qtasks.broker.keys import KeyRing
 from qtasks.broker.service import Broker
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import Clock
 from qtasks.errors import ConfigurationError
 from qtasks.home.engine import Doors, Engine, EngineSetup, has_aiohttp
@@ -45,7 +46,7 @@ class SharedHome:
         self._engine: Engine | None = None
         call_after_fork(self._forget)
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         """Enqueue; durable when this returns."""
         return self._get_broker().accept(messages)
 

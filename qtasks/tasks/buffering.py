@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 END_MS = 5000
 """For so long what waits is still sent when the app or the process ends."""
+TOGETHER = 2
+"""So many times the size leaves at once, if that much waits: over several connections, of which others are at
+work while the answer on one is read."""
 LOOK_S = 0.05  # how long the thread outlives the last call, and how soon it sees that the process ends
 
 
@@ -259,7 +262,8 @@ class Buffer:
         """Take as many as go together, which are of one caller."""
         waiting = self._waiting
         batch = [waiting.popleft()]
-        while waiting and len(batch) < self._size and waiting[0]._caller is batch[0]._caller:
+        most = TOGETHER * self._size
+        while waiting and len(batch) < most and waiting[0]._caller is batch[0]._caller:
             batch.append(waiting.popleft())
         self._taken += len(batch)
         return batch  # what is left keeps the age of these, so that it never waits for too long

@@ -10,10 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 from qtasks.client.call import Call
 from qtasks.client.calls import batch, send
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.errors import BrokerUnreachable, RequestError
 from qtasks.protocol.shapes import Enqueued, Outgoing
 
@@ -50,8 +52,11 @@ def has_order(messages: Sequence[Outgoing]) -> bool:
 class Lane(Protocol):
     """A connection, for one thread at a time."""
 
-    def enqueue(self, call: Call[list[Enqueued]]) -> list[Enqueued]:
-        """Carry out an operation, again and again as long as that is worth it."""
+    def enqueue(self, call: Call[list[Enqueued]], meanwhile: Meanwhile) -> list[Enqueued]:
+        """Carry out an operation, again and again as long as that is worth it.
+
+        `meanwhile` is called whenever it is on its way, and may take its time.
+        """
         ...
 
     def close(self) -> None:
@@ -100,17 +105,21 @@ class Lanes:
         self._waiting: deque[Ticket] = deque()
         self._free: list[Lane] = []
         self._busy: set[Lane] = set()
+        self._lingering = 0
         self._is_closed = False
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        """Enqueue, on this thread if a lane is free. Takes what `in_turn` gives."""
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
+        """Enqueue, on this thread if a lane is free. Takes what `in_turn` gives.
+
+        `meanwhile` is called while nobody but this caller waits for what is on its way.
+        """
         load = Load(messages)
         lane = self._enter(load)
         if lane is not None:
             self._spread()
             try:
                 while not load.future.done() and (tickets := self._take()):
-                    self._carry(lane, tickets)
+                    self._carry(lane, tickets, self._in_time(load, tickets, meanwhile))
             finally:
                 self._leave(lane)
         return load.future.result()
@@ -198,10 +207,31 @@ class Lanes:
                 taken.append(waiting.popleft())
             return taken
 
-    def _carry(self, lane: Lane, tickets: Sequence[Ticket]) -> None:
+    def _in_time(self, load: Load, tickets: Sequence[Ticket], meanwhile: Meanwhile) -> Meanwhile:
+        """Give what may be done while these are on their way: nothing, if calls of others are among them."""
+        is_own = meanwhile is not nothing and all(each is load for each, _ in tickets)
+        return partial(self._linger, meanwhile) if is_own else nothing
+
+    def _linger(self, meanwhile: Meanwhile) -> None:
+        """Do something else while a lane waits; of all lanes one never does.
+
+        What is done may call for a lane itself, and wait for it.
+        """
+        with self._lock:
+            if self._lingering == LANES - 1:
+                return
+            self._lingering += 1
+        try:
+            meanwhile()
+        finally:
+            with self._lock:
+                self._lingering -= 1
+
+    def _carry(self, lane: Lane, tickets: Sequence[Ticket], meanwhile: Meanwhile = nothing) -> None:
         messages = [load.messages[place] for load, place in tickets]
         try:
-            answers = lane.enqueue(batch(messages) if len(messages) > 1 else _one(messages[0]))
+            call = batch(messages) if len(messages) > 1 else _one(messages[0])
+            answers = lane.enqueue(call, meanwhile)
         except RequestError as error:
             if len(tickets) > 1:  # one of them is refused, and the others with it: find out which
                 middle = len(tickets) // 2

@@ -90,6 +90,9 @@ class Batches(Generic[T]):
         self._prepare = prepare
         self._span = span
         self._batch: list[Sent] = []
+        self._ahead: list[Sent] = []
+        self._problem: Exception | None = None
+        """What kept the batch ahead from being made, to be raised once the one before it has landed."""
         self._results: list[AsyncResult[T]] = []
 
     def send(self) -> list[AsyncResult[T]]:
@@ -98,7 +101,8 @@ class Batches(Generic[T]):
             with self._span() as note:
                 while self._fill():
                     if not collect(self._sender, self._batch):
-                        land(self._batch, self._sender.send(_messages(self._batch)), note)
+                        answers = self._sender.send(_messages(self._batch), self._look_ahead)
+                        land(self._batch, answers, note)
                     self._land()
         except BrokerUnreachable as error:
             raise self._noted(BrokerUnreachable(str(error), repeat=self.send)) from error.__cause__
@@ -124,9 +128,23 @@ class Batches(Generic[T]):
 
     def _fill(self) -> bool:
         """Take the next batch, unless one is left of which nobody knows whether it arrived."""
-        left = [each.again() for each in self._batch]
-        self._batch = left or [self._prepare(each) for each in islice(self._calls, BATCH)]
+        self._batch = [each.again() for each in self._batch]
+        if not self._batch:
+            self._look_ahead()
+            if self._problem is not None:
+                problem, self._problem = self._problem, None
+                raise problem
+            self._batch, self._ahead = self._ahead, []
         return bool(self._batch)
+
+    def _look_ahead(self) -> None:
+        """Make the next batch ready, unless it is: while the one before it is on its way, if that can be."""
+        if self._ahead or self._problem is not None:
+            return
+        try:
+            self._ahead = [self._prepare(each) for each in islice(self._calls, BATCH)]
+        except Exception as error:
+            self._problem = error
 
     def _land(self) -> None:
         self._results += [each.result for each in self._batch]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, BrokerUnreachable
@@ -14,6 +15,12 @@ class Patience:
     def __init__(self, clock: Clock, budget_ms: int) -> None:
         self._clock = clock
         self._ends_at = clock.monotonic() + budget_ms
+
+    def spare(self, work: Callable[[], None]) -> None:
+        """Do a work whose time is not taken off the budget."""
+        began_at = self._clock.monotonic()
+        work()
+        self._ends_at += self._clock.monotonic() - began_at
 
     def left_s(self) -> float:
         """Say for how many seconds the next try may last."""

@@ -11,13 +11,14 @@ import threading
 import weakref
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import httpx
 
 from qtasks.client.call import Call
 from qtasks.client.clients import AsyncClient
-from qtasks.client.kept import KeptClient
+from qtasks.client.kept import KeptClient, Meanwhile, nothing
 from qtasks.clock import Clock
 from qtasks.errors import BrokerUnavailable, BrokerUnreachable
 from qtasks.protocol.shapes import Enqueued, Outgoing
@@ -36,8 +37,12 @@ LONG_POLL_MARGIN_MS = 5000
 class Sender(Protocol):
     """Takes messages to a broker; a single call and many are the same path."""
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        """Enqueue, in order; durable when this returns. For any thread, also one that runs a loop."""
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
+        """Enqueue, in order; durable when this returns. For any thread, also one that runs a loop.
+
+        `meanwhile` is called while the broker is at work, if nothing else is to be done here then: as often
+        as not at all, and more than once where an attempt fails.
+        """
         ...
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
@@ -70,8 +75,8 @@ class HttpSender:
         """Start sending what goes `in_turn`; the future brings the answers."""
         return self._open_lanes().submit(messages)
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
-        return [each for part in in_turn(messages) for each in self._open_lanes().send(part)]
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
+        return [each for part in in_turn(messages) for each in self._open_lanes().send(part, meanwhile)]
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         answers: list[Enqueued] = []
@@ -179,11 +184,12 @@ class _HttpLane:
         self._url = url
         self._closed = threading.Event()
 
-    def enqueue(self, call: Call[list[Enqueued]]) -> list[Enqueued]:
+    def enqueue(self, call: Call[list[Enqueued]], meanwhile: Meanwhile) -> list[Enqueued]:
         patience = Patience(self._clock, self._budget_ms)
+        aside = nothing if meanwhile is nothing else partial(patience.spare, meanwhile)
         for tried in range(TRIES):
             try:
-                return self._client.send(call, patience.left_s())
+                return self._client.send(call, patience.left_s(), aside)
             except BrokerUnavailable as error:
                 pause_ms = patience.unavailable(error)
             except BrokerUnreachable as error:

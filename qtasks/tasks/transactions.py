@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.errors import ConfigurationError
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.many import Block, find_block
@@ -39,9 +40,11 @@ class Sending:
         self._sender = sender
         self._outlet = outlet
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         around = find_block(self, Transaction)
-        return self._sender.send(messages) if around is None else self.leave(around.connection, messages)
+        if around is None:
+            return self._sender.send(messages, meanwhile)
+        return self.leave(around.connection, messages)
 
     async def asend(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
         around = find_block(self, Transaction)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from qtasks.broker.results import Results
 from qtasks.broker.service import Broker
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.errors import KitError
 from qtasks.home.questions import message_filter
 from qtasks.protocol.results import ProgressReport, ResultView
@@ -25,7 +26,7 @@ class KitHome:
         self._is_draining = is_draining
         self._is_serial = is_serial
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         """Enqueue."""
         return self._broker().accept(messages)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from qtasks.broker.api import ROUTES, Api
 from qtasks.client import calls
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.ids import Ids
 from qtasks.protocol.batches import DeliveryLine, write_deliveries
 from qtasks.protocol.shapes import Enqueued, Outgoing
@@ -50,7 +51,7 @@ class Recorder:
         self.messages: list[Outgoing] = []
         self._accept = accept
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         if self._accept is not None:
             return self._accept(messages)
         self.messages += messages

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from qtasks import BrokerUnavailable, BrokerUnreachable, ConfigurationError, QTasks, Settings
-from qtasks.clock import SystemClock
+from qtasks.clock import ManualClock, SystemClock
 from qtasks.errors import BadRequest, Unauthorized
 from qtasks.protocol.headers import Options
 from qtasks.protocol.shapes import Enqueued, Outgoing
@@ -262,6 +262,25 @@ def test_what_is_not_configured_is_named_at_the_first_call(changes: dict[str, An
 
     with pytest.raises(ConfigurationError, match=f"needs {missing} to be set"):
         mail.delay("a")
+
+
+def test_what_is_done_meanwhile_takes_nothing_off_the_time_for_trying_again(fake: FakeBroker) -> None:
+    fake.script = [(503, {"Retry-After": "0.01"}, {"error": "in a moment"})]
+    seen: list[int] = []
+
+    def meanwhile() -> None:
+        eventually(lambda: len(fake.seen) > len(seen), "the request is on its way")
+        seen.append(len(fake.seen))
+        clock.advance(5000)
+
+    clock = ManualClock(1_700_000_000_000)
+    sender = HttpSender(fake.url, TOKEN, clock=clock, budget_ms=500)
+    try:
+        assert sender.send([message()], meanwhile) == [Enqueued("msg_1")]
+    finally:
+        sender.close()
+
+    assert seen == [1, 2]
 
 
 def test_closing_a_sender_tells_those_who_wait(fake: FakeBroker) -> None:

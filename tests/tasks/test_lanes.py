@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import orjson
 import pytest
 
 from qtasks.client.call import Call
+from qtasks.client.kept import Meanwhile
 from qtasks.errors import BadRequest, BrokerUnreachable, StoreFull
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Enqueued, Outgoing
-from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, LANES, Lanes, in_turn
+from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, LANES, Lanes, Load, in_turn
 from tests.support.waiting import eventually
 
 SOON_S = 10
@@ -41,12 +43,13 @@ class FakeLane:
         self._road = road
         self.closed = threading.Event()
 
-    def enqueue(self, call: Call[list[Enqueued]]) -> list[Enqueued]:
+    def enqueue(self, call: Call[list[Enqueued]], meanwhile: Meanwhile) -> list[Enqueued]:
         road = self._road
         is_batch = call.target == "/v2/batch"
         names = [each["body"] for each in orjson.loads(call.body)] if is_batch else [call.body.decode()]
         road.carried.append(names)
         road.threads.append(threading.current_thread().name)
+        meanwhile()
         while not road.gate.wait(0.01):
             if self.closed.is_set():
                 raise BrokerUnreachable("closed")
@@ -201,6 +204,69 @@ def test_an_interrupted_thread_leaves_the_lane_to_others(road: Road) -> None:
 
     assert lanes.send(messages("b")) == ids("b")
     assert len(road.lanes) == 1
+
+
+def test_meanwhile_the_next_may_be_made_while_requests_are_on_their_way(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    seen: list[int] = []
+    names = range(2 * BATCH_MESSAGES)
+    road.gate.clear()
+
+    def meanwhile() -> None:
+        seen.append(len(road.carried))
+        road.gate.set()
+
+    assert lanes.send(messages(*names), meanwhile) == ids(names)
+
+    assert seen[0] in (1, 2)
+    assert len(road.carried) == 2
+
+
+def test_nothing_is_done_meanwhile_for_which_calls_of_others_would_wait(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.gate.clear()
+    held = [lanes.submit(messages(f"held {n}")) for n in range(LANES - 1)]
+    eventually(lambda: len(road.carried) == LANES - 1, "one lane is left")
+    lanes._waiting.extend((load, 0) for load in [Load(messages("other"))])  # as if it came just before
+
+    with ThreadPoolExecutor(1) as pool:
+        own = pool.submit(lanes.send, messages("own"), lambda: pytest.fail("the other one waits for this"))
+        road.gate.set()
+        assert own.result(SOON_S) == ids(["own"])
+
+    assert ["other", "own"] in road.carried
+    assert [each.result(SOON_S) for each in held] == [ids([f"held {n}"]) for n in range(LANES - 1)]
+
+
+def test_what_is_done_meanwhile_may_call_itself_whoever_else_does(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    together = threading.Barrier(LANES - 1)
+
+    def call_another(name: str) -> None:
+        together.wait(SOON_S)  # all lanes but one are taken by who does something else meanwhile
+        assert lanes.send(messages(f"{name} inside")) == ids([f"{name} inside"])
+
+    with ThreadPoolExecutor(LANES + 3) as pool:
+        names = [f"call {n}" for n in range(LANES - 1)]
+        outer = [pool.submit(lanes.send, messages(each), partial(call_another, each)) for each in names]
+        assert [each.result(SOON_S) for each in outer] == [ids([each]) for each in names]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(nested, lanes, 2 * LANES).result(SOON_S) == LANES - 1
+
+
+def nested(lanes: Lanes, depth: int) -> int:
+    """Send one within the other; say how many lines of them there were."""
+    deepest = 0
+
+    def go(level: int) -> None:
+        nonlocal deepest
+        deepest = max(deepest, level)
+        if level < depth:
+            lanes.send(messages(f"level {level}"), lambda: go(level + 1))
+
+    go(0)
+    return deepest
 
 
 def test_closing_tells_those_who_wait_and_those_who_come(road: Road) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import ManualClock
 from qtasks.errors import BrokerUnreachable
 from qtasks.ids import Ids
@@ -35,7 +36,7 @@ class Line:
         self.are_new: list[set[bool]] = []
         self.to_lose: list[int] = []
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         self.got += [each.options.task_id for each in messages]
         self.are_new.append({each.is_new for each in messages})
         self.sizes.append(len(messages))
@@ -54,6 +55,10 @@ def line() -> Line:
 
 @pytest.fixture
 def caller(line: Line) -> Caller:
+    return caller_of(line)
+
+
+def caller_of(line: Line) -> Caller:
     signer = EnvelopeSigner(["0123456789abcdef" * 4])
     clock = ManualClock(1_700_000_000_000)
     packer = Packer(
@@ -101,6 +106,65 @@ def test_a_lost_batch_is_sent_again_under_the_same_ids_and_the_rest_after_it(
     assert [each.id for each in results] == list(dict.fromkeys(line.got))
     assert first.value.__notes__ == [f"{BATCH} calls had been enqueued before"]
     assert isinstance(first.value.__cause__, TimeoutError)
+
+
+class Overlapping(Line):
+    """A sender that lets its caller work while a request is on its way."""
+
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
+        meanwhile()
+        meanwhile()  # as where the first attempt failed
+        return super().send(messages)
+
+
+@pytest.fixture
+def overlapping() -> Overlapping:
+    return Overlapping()
+
+
+@pytest.fixture
+def count_up(overlapping: Overlapping) -> Task[..., Any, Any]:
+    def function(number: int) -> None: ...
+
+    caller = caller_of(overlapping)
+    return make_task(function, Registry(), lambda: caller, {"name": "count_up"})
+
+
+def test_one_batch_is_made_while_another_is_on_its_way(
+    overlapping: Overlapping, count_up: Task[..., Any, Any]
+) -> None:
+    seen: list[int] = []
+
+    def calls() -> Iterator[Any]:
+        for n in range(3 * BATCH):
+            if n % BATCH == 0:
+                seen.append(len(overlapping.sizes))
+            yield count_up.call(n)
+
+    results = count_up.delay_many(calls())
+
+    assert seen == [0, 0, 1]
+    assert [each.id for each in results] == overlapping.got
+    assert overlapping.sizes == [BATCH, BATCH, BATCH]
+
+
+def test_what_is_wrong_with_the_batch_ahead_is_told_once_the_one_before_it_has_landed(
+    overlapping: Overlapping, count_up: Task[..., Any, Any]
+) -> None:
+    overlapping.to_lose = [2]
+
+    def calls() -> Iterator[Any]:
+        for n in range(2 * BATCH):
+            yield count_up.call(n)
+        raise ValueError("no more rows")
+
+    with pytest.raises(BrokerUnreachable) as lost:
+        count_up.delay_many(calls())
+    with pytest.raises(ValueError, match="no more rows") as wrong:
+        lost.value.repeat()
+
+    assert overlapping.sizes == [BATCH, BATCH, BATCH]
+    assert wrong.value.__notes__ == [f"{2 * BATCH} calls had been enqueued before"]
 
 
 def test_calls_are_taken_no_earlier_than_their_batch_is_sent(line: Line, note: Task[..., Any, Any]) -> None:

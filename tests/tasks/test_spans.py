@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from qtasks import Reject, Retry
+from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import ManualClock
 from qtasks.errors import BrokerUnreachable, EncodeError
 from qtasks.ids import Ids
@@ -39,7 +40,7 @@ class Post:
         self.got: list[Outgoing] = []
         self.is_lost = False
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Enqueued]:
+    def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         self.got += messages
         if self.is_lost:
             raise BrokerUnreachable("no answer")
