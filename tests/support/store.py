@@ -102,9 +102,8 @@ class Verbs:
         return new_message(body, now=self.clock.now(), **changes)
 
     def store(self, *wanted: NewMessage) -> list[Enqueued]:
-        """Enqueue messages in one transaction."""
-        now = self.clock.now()
-        return self.database.run(lambda session: messages.enqueue(session, wanted, now))
+        """Enqueue messages in one transaction, by the way that the database finds best."""
+        return self.database.run(messages.Enqueueing(wanted, self.clock.now()))
 
     def enqueue(self, body: bytes = b"", **changes: Any) -> str:
         """Enqueue one message; give the id that was answered."""

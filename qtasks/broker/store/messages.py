@@ -25,6 +25,8 @@ from qtasks.protocol.shapes import Enqueued
 STORED_AT_ONCE = 256  # rows made of a large batch before they are stored
 LARGE_BYTES = 65_536  # a body above it is read apart; `claim_ready` knows the number too
 NO_WINDOW = 1 << 62
+ANYWHERE = queues.QueueRow(0, "", 0, False)
+"""Stands for a queue that is found when the message is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class Enqueueing:
     def __call__(self, session: Session) -> list[Enqueued]:
         """Store them; raises what `enqueue` raises."""
         return enqueue(session, self.messages, self.now, is_lone=len(self.messages) == 1)
+
+    @property
+    def answers(self) -> list[Enqueued]:
+        """What it gives if none of its messages is there already."""
+        return [Enqueued(each.id) for each in self.messages]
+
+    @property
+    def appends_to(self) -> set[str] | None:
+        """The queues of its messages, if there is nothing to know before but where these are; else None."""
+        return {each.queue for each in self.messages} if all(map(_is_plain, self.messages)) else None
+
+    def rows_to_append(self) -> list[dict[str, Any]]:
+        """Give what `message_append` stores of each message."""
+        return [_row(0, each, ANYWHERE, each.created_at) for each in self.messages]
 
     def together(self, session: Session, others: Sequence[Enqueueing]) -> list[list[Enqueued]]:
         """Store those of all calls; give the answers call by call."""
@@ -132,6 +148,12 @@ def _store(
 
 def _arrival(message: NewMessage, queue: queues.QueueRow, row: dict[str, Any]) -> Arrival:
     return Arrival(row["seq"], message, queue, row["created_at"], row["not_before"])
+
+
+def _is_plain(message: NewMessage) -> bool:
+    """Whether a message is new, and may be delivered at once from a queue with a name."""
+    is_new_now = message.dedup_key is None and message.start_at is None and message.source is None
+    return is_new_now and bool(message.queue) and message.extras.flow is None
 
 
 def _row(seq: int, message: NewMessage, queue: queues.QueueRow, created_at: int) -> dict[str, Any]:

@@ -13,15 +13,16 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtasks.broker.store.by_turn import ByTurn
 from qtasks.broker.store.changes import Changes, Errand
-from qtasks.broker.store.database import Work
+from qtasks.broker.store.database import Params, Work
 from qtasks.broker.store.group import Group, Take, Ticket, do_together, only
 from qtasks.broker.store.migrate_postgres import migrate_postgres
 from qtasks.broker.store.outbox import WORD, Outbox
+from qtasks.broker.store.postgres_appending import Appended, Appending, answer
 from qtasks.broker.store.postgres_checks import find_risks
 from qtasks.broker.store.postgres_links import Place, link, meaning_of, store_link
 from qtasks.broker.store.postgres_sessions import ReadingSession, WritingSession
@@ -34,13 +35,14 @@ from qtasks.sql_texts import PARAMETER
 if TYPE_CHECKING:
     import psycopg
 
-    from qtasks.broker.store.postgres_pipeline import Pipeline
+    from qtasks.broker.store.postgres_pipeline import Pipeline, Query
 
 T = TypeVar("T")
 
 log = logging.getLogger("qtasks.store")
 
 READERS = 2
+NO_PARAMS: Sequence[Params] = ({},)
 
 
 class PostgresDatabase:
@@ -63,6 +65,9 @@ class PostgresDatabase:
             migrate_postgres(connection, self.place)
             self._look_for_risks(connection)
         self._group = Group(self._commit)
+        self._appending = Appending()
+        self._doubt: str | None = None
+        """The id of a message that a connection was told to commit, as long as it has not answered."""
         self._writer: Pipeline | None = None
         self._readers: list[psycopg.Connection[Any]] = []
         self._reading = threading.Semaphore(READERS)
@@ -199,15 +204,35 @@ class PostgresDatabase:
                 self._commit(only([ticket]))
 
     def _together(self, group: list[Ticket], take: Take) -> None:
-        while not self._has_committed(group, take):
-            pass  # it has done nothing wrong: what was lost was idle, or what failed was an errand's
+        doubt = self._doubt = None
+        while not self._has_committed(group, take, doubt):
+            doubt, self._doubt = self._doubt, None  # it has done nothing wrong: see there
 
-    def _has_committed(self, group: list[Ticket], take: Take) -> bool:
-        """Try to commit a group; False if it is to be done anew, at most once for each reason."""
+    def _has_committed(self, group: list[Ticket], take: Take, doubt: str | None) -> bool:
+        """Try to commit a group; False if it is to be done anew, at most once for each reason.
+
+        That is so where an idle connection was lost, an errand failed, a queue has left its line, or a
+        connection was lost that was to commit: then it is in `doubt` whether a message of this id is there,
+        and all others with it.
+        """
         errand: Errand[Any] | None = None
         writer = self._writer = self._writer or self._new_writer()
         try:
+            appended = None if doubt else self._appending.find(group)
+            is_waited_for = len(group) == 1 and self._appending.have_company
+            if appended is not None and not is_waited_for and writer.has_room(appended):
+                return self._has_appended(writer, group, appended, is_begun=False)
             session = self._begin_writing(writer)
+            if doubt is not None and session.one("message_by_id", {"id": doubt}) is not None:
+                writer.commit(None)
+                return answer(group)
+            if appended is not None:
+                writer.wait()  # for our turn to write: more come meanwhile, and share this commit
+                if more := take():
+                    group.extend(more)
+                    appended = self._appending.find(group)
+            if appended is not None:
+                return self._has_appended(writer, group, appended, is_begun=True)
             taken: Sequence[Ticket] = group
             while taken:
                 for ticket in do_together(session, taken) if len(taken) > 1 else taken:
@@ -228,22 +253,40 @@ class PostgresDatabase:
                 if isinstance(meaning, Exception) and not isinstance(meaning, StoreError | BrokerFailed):
                     log.exception("what was to be done along failed")
                     return False
-            if was_idle and meaning is not error and isinstance(meaning, StoreUnreachable):
-                log.info("an idle connection was lost", extra={"reason": str(error).strip()})
+            is_lost = meaning is not error and isinstance(meaning, StoreUnreachable)
+            if is_lost and (was_idle or self._doubt is not None):
+                which = "an idle connection was lost" if was_idle else "a connection was lost as it committed"
+                log.info(which, extra={"reason": str(error).strip()})
                 return False
             raise meaning from error
         if errand is not None:
             errand.end()
         if session.announced:
             self._changes.tell()
+        self._appending.learn(group, in_line=not session.announced)
         return True
 
+    def _has_appended(
+        self, writer: Pipeline, group: Sequence[Ticket], appended: Appended, *, is_begun: bool
+    ) -> bool:
+        """Store calls and commit, at once if they fit; False if nothing was, as a queue has left its line."""
+        if not is_begun:
+            _take_turn(writer, self.place, None)  # no node's leases are touched
+        if writer.has_room(appended):
+            self._doubt = appended.first_id
+            count = writer.commit_with(appended, is_begun=is_begun)
+            self._doubt = None
+        else:
+            count = writer.count(appended.query, appended.params)
+            writer.commit(None)
+        self._appending.tried(group, is_stored=count > 0)
+        return count > 0 and answer(group)
+
     def _begin_writing(self, writer: Pipeline) -> WritingSession:
-        from qtasks.broker.store.postgres_pipeline import Query, pipelined_queries
+        from qtasks.broker.store.postgres_pipeline import pipelined_queries
 
         writer.tell(b"BEGIN")
-        for text in self.place.begin_writing(self.presence.node):
-            writer.send(Query(text), [{}])
+        _take_turn(writer, self.place, self.presence.node)
         return WritingSession(writer, pipelined_queries())
 
     def _new_writer(self) -> Pipeline:
@@ -271,6 +314,18 @@ class PostgresDatabase:
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
+
+
+def _take_turn(writer: Pipeline, place: Place, node: str | None) -> None:
+    for each in _turn(place, node):
+        writer.send(each, NO_PARAMS)
+
+
+@lru_cache(8)
+def _turn(place: Place, node: str | None) -> tuple[Query, ...]:
+    from qtasks.broker.store.postgres_pipeline import Query
+
+    return tuple(map(Query, place.begin_writing(node)))
 
 
 @cache

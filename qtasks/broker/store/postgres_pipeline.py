@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.pq.abc import PGresult
 
+    from qtasks.broker.store.postgres_appending import Appended
+
 FULL_BYTES = 6_000
 """So much is not left to go out with what comes next: of 8 KiB and more libpq sends a part by itself."""
+ROOM_BYTES = 7_400
+"""What is left of 8 KiB beside what takes the turn to write, and what commits."""
 FRAME_BYTES, VALUE_BYTES = 64, 12
 """What the protocol adds to a statement, and to each of its values, at most."""
 OFTEN = 5
@@ -132,26 +136,29 @@ class Pipeline:
                 self._bytes += FRAME_BYTES + len(text)
         return name
 
-    def wait(self) -> PGresult | None:
-        """Wait until all that was sent is done; give the result of the last, raise what broke the first."""
+    def wait(self, *, behind: int = 0) -> PGresult | None:
+        """Wait until all that was sent is done; raises what broke the first of it.
+
+        Gives the result of the last, or of the one that has so many `behind` it.
+        """
         self._pg.pipeline_sync()
         count, self._sent, self._bytes = self._sent, 0, 0
-        last = self._connection.wait(self._answers(count))
+        found = self._connection.wait(self._answers(count, count - 1 - behind))
         self.was_idle = False
-        return last
+        return found
 
-    def _answers(self, count: int) -> Generator[Any, Any, PGresult | None]:
+    def _answers(self, count: int, wanted: int) -> Generator[Any, Any, PGresult | None]:
         yield from send(self._pg)
-        last = None
-        for _ in range(count + 1):  # the sync is answered too
+        found = None
+        for number in range(count + 1):  # the sync is answered too
             results = yield from fetch_many(self._pg)
             if not results:
                 raise OperationalError("the connection is lost")
             if results[0].status in FAILED:
                 raise error_from_result(results[0], encoding=self._connection.info.encoding)
-            if results[0].status != ExecStatus.PIPELINE_SYNC:
-                last = results[0]
-        return last
+            if number == wanted:
+                found = results[0]
+        return found
 
     def make_sure(self) -> None:
         """Wait for an answer if there was none yet: whether a COMMIT was done that got none is unknown."""
@@ -165,6 +172,25 @@ class Pipeline:
         self.tell(b"COMMIT")
         self.wait()
         self.was_idle = True
+
+    def has_room(self, last: Appended) -> bool:
+        """Whether a last statement can leave in one piece with what takes the turn and what commits."""
+        parts = len(last.query.text) + last.size + FRAME_BYTES + VALUE_BYTES * len(last.query.names)
+        return parts <= ROOM_BYTES
+
+    def commit_with(self, last: Appended, *, is_begun: bool) -> int:
+        """Have a last statement done and commit, in one round trip; say how many rows it changed.
+
+        What leaves in one piece is a transaction of its own, if none is begun.
+        """
+        self._send(last.query, last.params)
+        if is_begun:
+            self.tell(b"COMMIT")
+        self.was_idle = False  # it is told to do something for good
+        result = self.wait(behind=int(is_begun))
+        self.was_idle = True
+        assert result is not None
+        return result.command_tuples or 0
 
     def roll_back(self, *, after: BaseException) -> bool:
         """Undo what was begun; False if the connection is of no more use, and closed."""

@@ -12,13 +12,13 @@ from tests.support.store import OK, Verbs
 LARGE = ("messages", "pending", "log", "results", "dedup")
 
 
-def _message(store: Verbs, name: str) -> NewMessage:
+def _message(store: Verbs, name: str, key: str | None = None) -> NewMessage:
     return store.message(
         queue="wide",
         ordered=False,
         parallelism=50,
         task_id=name,
-        dedup_key=f"id:{name}",
+        dedup_key=key,
         result_ttl_ms=60_000,
     )
 
@@ -32,7 +32,9 @@ def test_a_store_that_nobody_has_analysed_is_read_by_its_indexes(postgres: Postg
             connection.execute(off.encode())
 
     for n in range(30):  # enough for plans that are kept
-        store.store(*(_message(store, f"tsk_{n}_{m}") for m in range(20)))
+        store.store(*(_message(store, f"tsk_{n}_{m}", f"id:tsk_{n}_{m}") for m in range(20)))
+        store.store(_message(store, f"tsk_{n}_one"))
+        store.store(*(_message(store, f"tsk_{n}_new_{m}") for m in range(5)))
         store.settle_all(*(Settlement(each, OK, Delivered(), each.started_at) for each in store.claim(10)))
         store.settled("tsk_0_0", f"tsk_{n}_0")
     database.close()  # only then is it certain that its sessions have told what they read

@@ -33,6 +33,47 @@ FROM unnest(
   CAST(:due_at AS BIGINT[]),
   CAST(:source AS BIGINT[]))
 
+-- name: message_append_many
+-- All of them or none, as with one.
+WITH given AS (
+  SELECT *
+  FROM unnest(
+    CAST(:id AS TEXT[]),
+    CAST(:task_id AS TEXT[]),
+    CAST(:queue AS TEXT[]),
+    CAST(:url AS TEXT[]),
+    CAST(:method AS TEXT[]),
+    CAST(:headers AS BYTEA[]),
+    CAST(:body AS BYTEA[]),
+    CAST(:created_at AS BIGINT[]),
+    CAST(:max_retries AS BIGINT[]),
+    CAST(:retry_delay AS TEXT[]),
+    CAST(:timeout_ms AS BIGINT[]),
+    CAST(:labels AS TEXT[]),
+    CAST(:caller_ip AS TEXT[]),
+    CAST(:result_ttl_ms AS BIGINT[]),
+    CAST(:extras AS BYTEA[]),
+    CAST(:app AS TEXT[])) WITH ORDINALITY
+  AS given(id, task_id, queue, url, method, headers, body, made_at, max_retries, retry_delay, timeout_ms, labels,
+           caller_ip, result_ttl_ms, extras, app, number)),
+placed AS (
+  SELECT given.*, q.id AS place, q.ordered
+  FROM given
+  JOIN queues AS q ON q.name = given.queue AND q.turn IS NOT NULL),
+fresh AS (
+  SELECT placed.*, m.seq + placed.number AS seq, greatest(m.created_at, placed.made_at) AS created_at
+  FROM placed, (SELECT seq, created_at FROM messages ORDER BY seq DESC LIMIT 1) AS m
+  WHERE (SELECT count(*) FROM placed) = (SELECT count(*) FROM given)),
+stored AS (
+  INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
+                        max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
+  SELECT seq, id, task_id, queue, url, method, headers, body, created_at, created_at,
+         max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras
+  FROM fresh)
+INSERT INTO pending (seq, queue, app, state, due_at)
+SELECT seq, place, app, 0, CASE WHEN ordered = 1 THEN 0 ELSE created_at END
+FROM fresh
+
 -- name: dedup_insert_many
 INSERT INTO dedup (key, message_id, expires_at)
 SELECT *

@@ -23,6 +23,24 @@ WITH stored AS (
 INSERT INTO pending (seq, queue, app, state, due_at, source)
 VALUES (:seq, :place, :app, :state, :due_at, :source)
 
+-- name: message_append
+-- Stores nothing unless the queue stands in line already: all that is known elsewhere by `look_around` it finds
+-- itself, so that its transaction is one round trip.
+WITH fresh AS (
+  SELECT m.seq + 1 AS seq, q.id AS place, q.ordered,
+         greatest(m.created_at, CAST(:created_at AS BIGINT)) AS created_at
+  FROM queues AS q, (SELECT seq, created_at FROM messages ORDER BY seq DESC LIMIT 1) AS m
+  WHERE q.name = :queue AND q.turn IS NOT NULL),
+stored AS (
+  INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
+                        max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
+  SELECT seq, :id, :task_id, :queue, :url, :method, :headers, :body, created_at, created_at,
+         :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms, :extras
+  FROM fresh)
+INSERT INTO pending (seq, queue, app, state, due_at)
+SELECT seq, place, :app, 0, CASE WHEN ordered = 1 THEN 0 ELSE created_at END
+FROM fresh
+
 -- name: pending_orphans
 -- By way of the queues, so that a large backlog is not read: the index begins with queue and state.
 SELECT q.id, q.ordered, p.started_at,

@@ -1,0 +1,123 @@
+"""Which calls PostgreSQL stores in one round trip, by a statement that finds itself what storing must know.
+
+It stores nothing unless all of their queues stand in line for claims, so that nobody must be told of them.
+It is tried where that was so the last time (decision 030).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qtasks.broker.store.group import Ticket
+from qtasks.values import dataclass
+
+if TYPE_CHECKING:
+    from qtasks.broker.store.postgres_pipeline import Query
+
+Rows = Sequence[Mapping[str, Any]]
+
+ROW_BYTES = 130
+"""What the numbers of a row take, and the lengths of all of its values."""
+MOST_QUEUES = 1_000
+
+
+class Appendable(Protocol):
+    """A work that may be done so."""
+
+    @property
+    def appends_to(self) -> Set[str] | None:
+        """The queues that must stand in line; None if it can never be done so."""
+        ...
+
+    @property
+    def answers(self) -> Any:
+        """What it gives if it was."""
+        ...
+
+    def rows_to_append(self) -> Rows:
+        """Give what it stores."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The statement that stores all rows, or none of them, and what it is given."""
+
+    query: Query
+    params: Mapping[str, Any]
+    size: int
+    """Bytes, at most, of what it is given."""
+    first_id: str
+    """The id of one of the messages."""
+
+    @classmethod
+    def of(cls, rows: Rows) -> Appended:
+        """Make it of one row or more."""
+        from qtasks.broker.store.postgres_pipeline import pipelined_queries
+
+        size, first = sum(map(_size, rows)), rows[0]
+        if len(rows) == 1:
+            return cls(pipelined_queries()["message_append"], first, size, first["id"])
+        columns = {name: [row[name] for row in rows] for name in first}
+        return cls(pipelined_queries()["message_append_many"], columns, size, first["id"])
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return ROW_BYTES + sum([len(each) for each in _TEXTS(row) if each])
+
+
+_TEXTS = itemgetter(
+    "id", "task_id", "queue", "url", "method", "headers", "body", "retry_delay", "labels", "caller_ip",
+    "extras", "app",
+)  # fmt: skip
+
+
+class Appending:
+    """What is known of queues by the works before."""
+
+    def __init__(self) -> None:
+        self._in_line: set[str] = set()
+        self.have_company = False
+        """Whether the last of these works shared a commit, so that it is worth waiting for others."""
+
+    def find(self, group: Sequence[Ticket]) -> Appended | None:
+        """Give what stores all of these works; None if one of them had better be done in the usual way."""
+        names = _queues(group)
+        if not names or not names <= self._in_line:
+            return None
+        return Appended.of([row for each in group for row in each.work.rows_to_append()])  # type: ignore[attr-defined]
+
+    def learn(self, group: Sequence[Ticket], *, in_line: bool) -> None:
+        """Take note whether the queues of these works, done in the usual way, stood in line, all of them."""
+        names = _queues(group)
+        if names is None:
+            return
+        self.have_company = len(group) > 1
+        self._in_line -= names
+        if in_line and len(self._in_line) + len(names) <= MOST_QUEUES:
+            self._in_line |= names
+
+    def tried(self, group: Sequence[Ticket], *, is_stored: bool) -> None:
+        """Take note whether what was found was stored."""
+        self.have_company = len(group) > 1
+        if not is_stored:
+            self._in_line -= _queues(group) or set()
+
+
+def answer(group: Sequence[Ticket]) -> bool:
+    """Tell those who wait that their messages are stored."""
+    for each in group:
+        each.result = each.work.answers  # type: ignore[attr-defined]
+    return True
+
+
+def _queues(group: Sequence[Ticket]) -> Set[str] | None:
+    names: set[str] = set()
+    for each in group:
+        more = getattr(each.work, "appends_to", None)
+        if more is None:
+            return None
+        names |= more
+    return names

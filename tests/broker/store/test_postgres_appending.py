@@ -1,0 +1,295 @@
+"""Calls that are stored in one round trip: they are as all others, and none is lost or doubled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+from psycopg import OperationalError
+
+from qtasks.broker.store import cancelling, postgres, queues
+from qtasks.broker.store.extras import Extras
+from qtasks.broker.store.messages import Enqueueing
+from qtasks.broker.store.postgres import PostgresDatabase
+from qtasks.broker.store.postgres_appending import Appended
+from qtasks.broker.store.postgres_links import link
+from qtasks.broker.store.postgres_pipeline import Pipeline
+from qtasks.broker.store.records import NewMessage
+from qtasks.clock import ManualClock
+from qtasks.errors import BadRequest, StoreUnreachable
+from qtasks.protocol.flow import FlowSpec
+from tests.support.postgres import Postgres
+from tests.support.store import Verbs, bodies
+
+SOON_S = 30
+FAR = 1 << 40
+
+
+@dataclass
+class Wire:
+    """Counts round trips, and loses what it is told to lose."""
+
+    trips: int = 0
+    appended: list[int] = field(default_factory=list)
+    lose: Callable[[Callable[[], int]], int] | None = None
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    wire = Wire()
+    wait, commit_with = Pipeline.wait, Pipeline.commit_with
+
+    def counted(self: Pipeline, **options: int) -> Any:
+        wire.trips += 1
+        return wait(self, **options)
+
+    def watched(self: Pipeline, last: Appended, **options: bool) -> int:
+        lose, wire.lose = wire.lose, None
+        commit = partial(commit_with, self, last, **options)
+        count = commit() if lose is None else lose(commit)
+        wire.appended.append(count)
+        return count
+
+    monkeypatch.setattr(Pipeline, "wait", counted)
+    monkeypatch.setattr(Pipeline, "commit_with", watched)
+    return wire
+
+
+@pytest.fixture(params=["", "&pooler=on"], ids=["alone", "pooler"])
+def place(request: pytest.FixtureRequest, postgres: Postgres) -> str:
+    return f"{postgres.new_store()}{request.param}"
+
+
+@pytest.fixture
+def store(place: str) -> Iterator[Verbs]:
+    with closing(PostgresDatabase(place)) as database:
+        yield Verbs(database, ManualClock())
+
+
+@pytest.fixture
+def other(place: str, store: Verbs) -> Iterator[Verbs]:
+    """Another node on the same store."""
+    with closing(PostgresDatabase(place)) as database:
+        yield Verbs(database, store.clock)
+
+
+def rows(store: Verbs, table: str) -> list[dict[str, Any]]:
+    with link(store.database.place) as connection:  # type: ignore[attr-defined]
+        schema = store.database.place.schema  # type: ignore[attr-defined]
+        cursor = connection.execute(f"SELECT * FROM {schema}.{table} ORDER BY seq".encode())
+        names = [each.name for each in cursor.description or ()]
+        return [dict(zip(names, each, strict=True)) for each in cursor.fetchall()]
+
+
+def waiting(store: Verbs) -> list[bytes]:
+    return [bytes(each["body"]) for each in rows(store, "messages")]
+
+
+def test_a_call_of_a_queue_that_stands_in_line_takes_one_round_trip(store: Verbs, wire: Wire) -> None:
+    store.enqueue(b"first")
+    store.enqueue(b"second")
+    before = wire.trips
+
+    store.enqueue(b"third")
+
+    assert wire.trips == before + 1
+    assert wire.appended == [1]
+    assert waiting(store) == [b"first", b"second", b"third"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ordered": False, "parallelism": 3},
+        {"task_id": "tsk_1", "result_ttl_ms": 5, "labels": ("a", "b"), "retry_delay": "1000", "app": "shop"},
+        {"caller_ip": "10.0.0.1", "headers": (("A", "b"),), "extras": Extras(expires_at=FAR, kind="k")},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_what_is_appended_is_stored_as_in_the_usual_way(
+    store: Verbs, wire: Wire, changes: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(name: str) -> list[NewMessage]:
+        extra = {"task_id": None} | changes
+        return [store.message(b"%d" % n, **{**extra, "id": f"msg_{name}{n}"}) for n in range(count)]
+
+    store.store(*make("first"))  # its queue joins the line
+    store.store(*make("usual"))
+    store.store(*make("quick"))
+
+    messages, pending = rows(store, "messages"), rows(store, "pending")
+    assert [each["seq"] for each in messages] == [*range(1, 3 * count + 1)]
+    for table in (messages, pending):
+        usual, quick = table[count : 2 * count], table[2 * count :]
+        for one, another in zip(usual, quick, strict=True):
+            differ = {name for name in one if one[name] != another[name]}
+            assert differ <= {"seq", "id"}
+
+
+def test_it_is_one_statement_however_many_there_are(store: Verbs, wire: Wire) -> None:
+    """Many are too much to leave in one piece, so the turn to write is waited for."""
+    store.enqueue()
+    store.enqueue()
+    before = wire.trips
+
+    store.store(*(store.message(b"%d" % n) for n in range(500)))
+
+    assert wire.trips == before + 3
+    assert waiting(store)[2:] == [b"%d" % n for n in range(500)]
+
+
+def test_what_must_be_looked_for_is_stored_in_the_usual_way(store: Verbs, wire: Wire) -> None:
+    """Each would be in a queue in line otherwise."""
+    store.enqueue(ordered=False)
+    store.enqueue(ordered=False)
+    store.enqueue(dedup_key="id:1", ordered=False)
+    store.enqueue(dedup_key="id:1", ordered=False)
+    store.enqueue(start_at=store.clock.now() + 1000, ordered=False)
+    store.enqueue(queue="", ordered=False)
+    store.enqueue(extras=Extras(flow=FlowSpec("k", parallelism=1)))
+
+    assert wire.appended == []
+    assert len(waiting(store)) == 6
+
+
+def test_a_delay_in_an_ordered_queue_is_refused_as_ever(store: Verbs) -> None:
+    for _ in range(3):
+        store.enqueue()
+
+    with pytest.raises(BadRequest, match="queue mail is ordered"):
+        store.enqueue(start_at=store.clock.now() + 1000)
+
+
+def test_a_queue_that_has_left_its_line_is_seen_and_joins_it(store: Verbs, other: Verbs, wire: Wire) -> None:
+    for body in (b"1", b"2", b"3"):
+        store.enqueue(body, ordered=False, parallelism=9)
+    assert bodies(other.claim()) == [b"1", b"2", b"3"]
+
+    store.enqueue(b"4", ordered=False, parallelism=9)
+    tries = list(wire.appended)
+    store.enqueue(b"5", ordered=False, parallelism=9)
+
+    assert tries == [1, 0]
+    assert bodies(other.claim()) == [b"4", b"5"]
+
+
+def test_of_calls_that_share_a_commit_all_are_stored_if_one_queue_has_left_its_line(
+    store: Verbs, other: Verbs, wire: Wire
+) -> None:
+    idle = {"queue": "idle", "ordered": False, "parallelism": 9}
+    for _ in range(2):
+        store.enqueue(b"busy")
+        store.enqueue(b"idle", **idle)
+    store.store(store.message(b"busy"), store.message(b"idle", **idle))
+    assert wire.appended[-1] == 2
+    other.claim()
+
+    store.store(store.message(b"busy"), store.message(b"idle", **idle), store.message(b"busy"))
+
+    assert wire.appended[-1] == 0
+    assert waiting(store)[-3:] == [b"busy", b"idle", b"busy"]
+    assert bodies(other.claim()) == [b"idle"]
+
+
+def test_a_queue_that_was_deleted_is_made_again(store: Verbs, wire: Wire) -> None:
+    store.enqueue(b"1")
+    store.enqueue(b"2")
+    store.database.run(lambda session: cancelling.delete_queue(session, "mail", store.clock.now()))
+
+    store.enqueue(b"3")
+
+    assert wire.appended == [0]
+    assert [each.name for each in store.database.look(queues.views)] == ["mail"]
+
+
+def test_numbers_and_instants_grow_whoever_stores(store: Verbs, other: Verbs, wire: Wire) -> None:
+    for _ in range(3):
+        store.enqueue(b"mine")
+        other.enqueue(b"theirs")
+    store.clock.advance(5000)
+    other.enqueue(b"later")
+
+    store.store(store.message(b"earlier", created_at=store.clock.now() - 3000))
+
+    found = rows(store, "messages")
+    assert [each["seq"] for each in found] == [*range(1, 9)]
+    assert found[-1]["created_at"] == found[-2]["created_at"] == found[-1]["not_before"]
+    assert wire.appended
+
+
+def test_calls_of_many_threads_share_commits(store: Verbs, wire: Wire) -> None:
+    store.enqueue()
+    store.enqueue()
+    start = threading.Barrier(8)
+
+    def call(thread: int) -> None:
+        start.wait(SOON_S)
+        for n in range(25):
+            store.enqueue(b"%d/%d" % (thread, n))
+
+    with ThreadPoolExecutor(8) as pool:
+        for each in [pool.submit(call, n) for n in range(8)]:
+            each.result(SOON_S)
+
+    found = waiting(store)[2:]
+    assert sorted(found) == sorted(b"%d/%d" % (t, n) for t in range(8) for n in range(25))
+    for thread in range(8):
+        own = [each for each in found if each.startswith(b"%d/" % thread)]
+        assert own == [b"%d/%d" % (thread, n) for n in range(25)]
+    assert sum(wire.appended) == 200
+    assert len(wire.appended) < 200
+
+
+def answered_and_lost(commit: Callable[[], int]) -> int:
+    commit()
+    raise OperationalError("the connection is lost")
+
+
+def lost(commit: Callable[[], int]) -> int:
+    raise OperationalError("the connection is lost")
+
+
+@pytest.mark.parametrize("lose", [answered_and_lost, lost])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_connection_that_is_lost_as_it_commits_is_made_anew_and_nothing_lost_or_doubled(
+    store: Verbs, wire: Wire, lose: Callable[[Callable[[], int]], int], count: int
+) -> None:
+    store.enqueue(b"first")
+    store.enqueue(b"second")
+    wire.lose = lose
+
+    answers = store.store(*(store.message(b"%d" % n) for n in range(count)))
+
+    assert waiting(store)[2:] == [b"%d" % n for n in range(count)]
+    assert [each.message_id for each in answers] == [each["id"] for each in rows(store, "messages")[2:]]
+    assert wire.lose is None
+
+
+def test_what_is_lost_for_good_is_told(store: Verbs, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.enqueue(b"first")
+    store.enqueue(b"second")
+    wire.lose = lost
+
+    def refuse(place: object) -> Any:
+        raise StoreUnreachable("nobody is there")
+
+    with monkeypatch.context() as without:
+        without.setattr(postgres, "store_link", refuse)
+        with pytest.raises(StoreUnreachable, match="nobody is there"):
+            store.enqueue(b"third")
+
+    store.enqueue(b"fourth")
+    assert waiting(store) == [b"first", b"second", b"fourth"]
+
+
+def test_an_enqueueing_says_what_it_gives(store: Verbs) -> None:
+    message = store.message()
+
+    assert [each.message_id for each in Enqueueing([message], 0).answers] == [message.id]
