@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -210,14 +211,27 @@ async def test_ten_thousand_queues_are_listed_within_a_second(shell: Shell) -> N
     assert len(listed.stdout.splitlines()) == 10_001
 
 
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer requests of two bytes, as a destination that is there and takes nothing."""
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(2)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
+
+
 @pytest.mark.full
 async def test_ten_thousand_dead_letters_are_replayed_within_twenty_seconds(shell: Shell) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
     options = Options(retries=0, queue=QueueSpec(parallelism=64, ordered=False))
-    async with AsyncClient(shell.env["QTASKS_BROKER"], TOKEN, timeout=60) as client:
+    async with (
+        await asyncio.start_server(_refuse, "127.0.0.1", 0) as server,
+        AsyncClient(shell.env["QTASKS_BROKER"], TOKEN, timeout=60) as client,
+    ):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         for _ in range(10):
-            await client.send(calls.batch([Outgoing(nobody, b"{}", options, queue="bad")] * 1000))
-        await until_found(lambda: client.send(calls.queue("bad")), lambda queue: queue.lag == 0)
+            await client.send(calls.batch([Outgoing(url, b"{}", options, queue="bad")] * 1000))
+            await until_found(lambda: client.send(calls.queue("bad")), lambda queue: queue.lag == 0)
         await client.send(calls.pause_queue("bad"))
 
     begun = time.perf_counter()
