@@ -169,6 +169,9 @@ class TooManyRequests(RequestError):
         self.reset_at = reset_at
 
 
+OF_THE_SENDER = (Unauthorized, Forbidden, MethodNotAllowed, TooManyRequests)
+"""Refusals that are about who asks, and how: each part of the same request would meet them as well."""
+
 REFUSALS: dict[int, type[RequestError]] = {
     each.status: each
     for each in (

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from qtasks.clock import Clock
-from qtasks.errors import ArgumentsError, BrokerUnreachable, RequestError
+from qtasks.errors import OF_THE_SENDER, ArgumentsError, BrokerUnreachable, RequestError
 from qtasks.tasks.buffered import BufferedCall
 from qtasks.tasks.forks import call_after_fork
 from qtasks.tasks.keys import Span
@@ -273,7 +273,7 @@ class Buffer:
         try:
             caller.send_ready([each._sent for each in calls if each._sent is not None])
         except RequestError as error:
-            if len(calls) == 1:
+            if len(calls) == 1 or isinstance(error, OF_THE_SENDER):
                 self._fail(calls, error)
                 return
             middle = len(calls) // 2  # one of them is refused, and the others with it: find out which

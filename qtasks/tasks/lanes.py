@@ -16,7 +16,7 @@ from typing import Protocol
 from qtasks.client.call import Call
 from qtasks.client.calls import batch, send
 from qtasks.client.kept import Meanwhile, nothing
-from qtasks.errors import BrokerUnreachable, RequestError
+from qtasks.errors import OF_THE_SENDER, BrokerUnreachable, RequestError
 from qtasks.protocol.shapes import Enqueued, Outgoing
 
 LANES = 4
@@ -233,7 +233,8 @@ class Lanes:
             call = batch(messages) if len(messages) > 1 else _one(messages[0])
             answers = lane.enqueue(call, meanwhile)
         except RequestError as error:
-            if len(tickets) > 1:  # one of them is refused, and the others with it: find out which
+            if len(tickets) > 1 and not isinstance(error, OF_THE_SENDER):
+                # one of them is refused, and the others with it: find out which
                 middle = len(tickets) // 2
                 self._carry(lane, tickets[:middle])
                 self._carry(lane, tickets[middle:])

@@ -14,7 +14,7 @@ import pytest
 
 from qtasks.client.kept import Meanwhile, nothing
 from qtasks.clock import ManualClock, SystemClock
-from qtasks.errors import ArgumentsError, BadRequest, BrokerUnreachable, EncodeError, StoreFull
+from qtasks.errors import ArgumentsError, BadRequest, BrokerUnreachable, EncodeError, StoreFull, Unauthorized
 from qtasks.ids import Ids
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.buffered import BufferedCall
@@ -40,6 +40,7 @@ class Line:
         self.got: list[list[Any]] = []
         self.refused: list[int] = []
         self.error: Exception | None = None
+        self.tries = 0
         self.flows = threading.Event()
         self.flows.set()
         self.is_busy = threading.Event()
@@ -48,6 +49,7 @@ class Line:
         self.is_busy.set()
         assert self.flows.wait(SOON_S)
         numbers = [unpack(each.body).args[0] for each in messages]
+        self.tries += 1
         if self.error is not None:
             raise self.error
         for each in numbers:
@@ -200,6 +202,19 @@ def test_a_flush_that_takes_too_long_says_so_and_goes_on(line: Line, note: Task[
     line.flows.set()
 
     assert call.result(SOON_S).id == call.id
+
+
+def test_a_wrong_token_is_not_tried_for_each_call(line: Line, note: Task[[int], None, None]) -> None:
+    line.error = Unauthorized("a wrong token")
+    buffered = buffer()
+    for n in range(50):
+        buffered.delay(note, n)
+
+    with pytest.raises(Unauthorized, match="a wrong token") as caught:
+        buffered.flush(SOON_S)
+
+    assert line.tries <= 2
+    assert caught.value.__notes__ == ["50 buffered calls failed; each one's future says why"]
 
 
 def test_a_call_that_is_refused_fails_alone(

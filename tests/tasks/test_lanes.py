@@ -12,7 +12,14 @@ import pytest
 
 from qtasks.client.call import Call
 from qtasks.client.kept import Meanwhile
-from qtasks.errors import BadRequest, BrokerUnreachable, StoreFull
+from qtasks.errors import (
+    BadRequest,
+    BrokerUnreachable,
+    RequestError,
+    StoreFull,
+    TooManyRequests,
+    Unauthorized,
+)
 from qtasks.protocol.headers import Options, QueueSpec
 from qtasks.protocol.shapes import Enqueued, Outgoing
 from qtasks.tasks.lanes import BATCH_BYTES, BATCH_MESSAGES, LANES, Lanes, Load, in_turn
@@ -170,6 +177,16 @@ def test_who_is_refused_among_many_is_found_in_few_requests(road: Road) -> None:
     assert sorted(int(each) for names in accepted for each in names) == [
         n for n in range(BATCH_MESSAGES) if n != 7
     ]
+
+
+@pytest.mark.parametrize("error", [Unauthorized("a wrong token"), TooManyRequests("too many")])
+def test_who_is_refused_himself_does_not_ask_for_each_message(road: Road, error: RequestError) -> None:
+    road.error = error
+
+    with pytest.raises(type(error)):
+        Lanes(road.lane).send(messages(*range(100)))
+
+    assert len(road.carried) == 1
 
 
 def test_each_caller_hears_of_its_own_messages(road: Road) -> None:
