@@ -153,9 +153,10 @@ class QTasks(Wiring):
         """Make a buffer, whose calls return at once and are sent together in the background.
 
         `with tasks.buffered() as buffer: buffer.delay(send_email, "a@example.com")`, or one that is kept. It
-        sends when `size` calls wait, or `ms` milliseconds after the first of them. A call is not durable
-        before its future is done. While `limit` calls are not, further ones wait for room. What waits is
-        sent at the end of the app's lifespan and of the process, or fails within 5 s and is logged.
+        sends when `size` calls wait, up to twice as many at once, or `ms` milliseconds after the first one.
+        A call is not durable before its future is done. While `limit` calls are not, further ones wait for
+        room. What waits is sent at the end of the app's lifespan and of the process, or fails within 5 s and
+        is logged.
         Raises `ArgumentsError`.
         """
         buffer = Buffer(self._clock, size=size, ms=ms, limit=limit)

@@ -11,7 +11,7 @@ import threading
 
 
 class SetApart:
-    """A block for all that is at work in a process: what there is at the begin of the first is set apart.
+    """A block for all that is at work in a process: what there is when the first begins is set apart.
 
     That is freed as ever once nobody refers to it. Only what then refers to itself in a circle has to wait
     for the end of the last block. Nothing is done where others have set objects apart, or do without the

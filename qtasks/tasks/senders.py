@@ -40,8 +40,7 @@ class Sender(Protocol):
     def send(self, messages: Sequence[Outgoing], meanwhile: Meanwhile = nothing) -> list[Enqueued]:
         """Enqueue, in order; durable when this returns. For any thread, also one that runs a loop.
 
-        `meanwhile` is called while the broker is at work, if nothing else is to be done here then: as often
-        as not at all, and more than once where an attempt fails.
+        `meanwhile` may be called while the broker is at work: never, or several times where attempts fail.
         """
         ...
 

@@ -65,13 +65,13 @@ class Appended:
 
 
 def _size(row: Mapping[str, Any]) -> int:
-    return ROW_BYTES + sum([len(each) for each in _TEXTS(row) if each])
+    contents = sum([len(each) for each in _CONTENTS(row) if each])
+    texts = sum([len(each) if each.isascii() else 4 * len(each) for each in _TEXTS(row) if each])
+    return ROW_BYTES + contents + texts
 
 
-_TEXTS = itemgetter(
-    "id", "task_id", "queue", "url", "method", "headers", "body", "retry_delay", "labels", "caller_ip",
-    "extras", "app",
-)  # fmt: skip
+_CONTENTS = itemgetter("headers", "body", "extras")
+_TEXTS = itemgetter("id", "task_id", "queue", "url", "method", "retry_delay", "labels", "caller_ip", "app")
 
 
 class Appending:
@@ -84,15 +84,16 @@ class Appending:
 
     def find(self, group: Sequence[Ticket]) -> Appended | None:
         """Give what stores all of these works; None if one of them had better be done in the usual way."""
-        names = _queues(group)
+        works = _appendable(group)
+        names = _queues(works)
         if not names or not names <= self._in_line:
             return None
-        return Appended.of([row for each in group for row in each.work.rows_to_append()])  # type: ignore[attr-defined]
+        return Appended.of([row for each in works for row in each.rows_to_append()])
 
     def learn(self, group: Sequence[Ticket], *, in_line: bool) -> None:
         """Take note whether the queues of these works, done in the usual way, stood in line, all of them."""
-        names = _queues(group)
-        if names is None:
+        names = _queues(_appendable(group))
+        if not names:
             return
         self.have_company = len(group) > 1
         self._in_line -= names
@@ -103,21 +104,21 @@ class Appending:
         """Take note whether what was found was stored."""
         self.have_company = len(group) > 1
         if not is_stored:
-            self._in_line -= _queues(group) or set()
+            self._in_line -= _queues(_appendable(group))
 
 
 def answer(group: Sequence[Ticket]) -> bool:
     """Tell those who wait that their messages are stored."""
-    for each in group:
-        each.result = each.work.answers  # type: ignore[attr-defined]
+    for ticket, work in zip(group, _appendable(group), strict=True):
+        ticket.result = work.answers
     return True
 
 
-def _queues(group: Sequence[Ticket]) -> Set[str] | None:
-    names: set[str] = set()
-    for each in group:
-        more = getattr(each.work, "appends_to", None)
-        if more is None:
-            return None
-        names |= more
-    return names
+def _appendable(group: Sequence[Ticket]) -> Sequence[Appendable]:
+    """Give the works of a group if all of them may be done so; else none."""
+    works: list[Any] = [each.work for each in group]
+    return works if all(getattr(each, "appends_to", None) is not None for each in works) else ()
+
+
+def _queues(works: Sequence[Appendable]) -> set[str]:
+    return {name for each in works for name in each.appends_to or ()}

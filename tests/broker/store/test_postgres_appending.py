@@ -15,7 +15,6 @@ from psycopg import OperationalError
 
 from qtasks.broker.store import cancelling, postgres, queues
 from qtasks.broker.store.extras import Extras
-from qtasks.broker.store.messages import Enqueueing
 from qtasks.broker.store.postgres import PostgresDatabase
 from qtasks.broker.store.postgres_appending import Appended
 from qtasks.broker.store.postgres_links import link
@@ -287,9 +286,3 @@ def test_what_is_lost_for_good_is_told(store: Verbs, wire: Wire, monkeypatch: py
 
     store.enqueue(b"fourth")
     assert waiting(store) == [b"first", b"second", b"fourth"]
-
-
-def test_an_enqueueing_says_what_it_gives(store: Verbs) -> None:
-    message = store.message()
-
-    assert [each.message_id for each in Enqueueing([message], 0).answers] == [message.id]
