@@ -79,9 +79,10 @@ def other(place: str, store: Verbs) -> Iterator[Verbs]:
 
 
 def rows(store: Verbs, table: str) -> list[dict[str, Any]]:
-    with link(store.database.place) as connection:  # type: ignore[attr-defined]
-        schema = store.database.place.schema  # type: ignore[attr-defined]
-        cursor = connection.execute(f"SELECT * FROM {schema}.{table} ORDER BY seq".encode())
+    assert isinstance(store.database, PostgresDatabase)
+    place = store.database.place
+    with link(place) as connection:
+        cursor = connection.execute(f"SELECT * FROM {place.schema}.{table} ORDER BY seq".encode())
         names = [each.name for each in cursor.description or ()]
         return [dict(zip(names, each, strict=True)) for each in cursor.fetchall()]
 
