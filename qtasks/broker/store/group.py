@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice, takewhile
 from typing import Any, TypeVar
 
 from qtasks.broker.store.database import Session, Work
@@ -50,6 +52,8 @@ class Group:
         self._commit = commit
         self._mutex = threading.Lock()
         self._waiting: deque[Ticket] = deque()
+        self._begun: Sequence[Ticket] = ()
+        """What is under way already before its first has the lead."""
         self._busy = False
 
     def run(self, work: Work[T]) -> T:
@@ -91,23 +95,44 @@ class Group:
         self._pass_on()
         return True
 
+    def begin_next(self, find: Callable[[Sequence[Ticket]], T | None]) -> T | None:
+        """Have what waits for the next commit begun by who has the lead, if something can be found for it.
+
+        Gives what was found. Whoever leads next takes these works alone, and has to end what was begun.
+        """
+        with self._mutex:
+            may_join = takewhile(partial(_may_join, is_late=True), self._waiting)
+            following = list(islice(may_join, GROUP))
+            found = find(following) if following else None
+            if found is not None:
+                for _ in following:
+                    self._waiting.popleft()
+                self._begun = following
+            return found
+
     def _await_turn(self, ticket: Ticket) -> None:
         try:
             ticket.wake.acquire()
         except BaseException:  # Ctrl-C in the main thread: nobody may be left waiting for us to lead
             with self._mutex:
-                leads = ticket.leads
-                if not leads and ticket in self._waiting:
+                is_begun = ticket in self._begun and not ticket.leads
+                if not ticket.leads and ticket in self._waiting:
                     self._waiting.remove(ticket)
-            if leads:
+            if is_begun:
+                self._await_turn(ticket)
+            if ticket.leads:
                 self._lead()
             raise
 
     def _lead(self) -> None:
         """Commit the works that wait as one group, wake their callers, pass the lead on."""
+        begun, self._begun = self._begun, ()
         group: list[Ticket] = []
 
         def take() -> Sequence[Ticket]:
+            if begun and not group:
+                group.extend(begun)
+                return begun
             if not self._waiting:
                 return ()
             first = len(group)
@@ -126,8 +151,8 @@ class Group:
 
     def _pass_on(self) -> None:
         with self._mutex:
-            if self._waiting:
-                following = self._waiting[0]
+            if self._begun or self._waiting:
+                following = (self._begun or self._waiting)[0]
                 following.leads = True
                 following.wake.release()
             else:

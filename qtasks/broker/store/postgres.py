@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtasks.broker.store.by_turn import ByTurn
@@ -31,6 +31,7 @@ from qtasks.broker.store.queries import load_queries
 from qtasks.clock import Clock
 from qtasks.errors import BrokerFailed, StoreError, StoreUnreachable
 from qtasks.sql_texts import PARAMETER
+from qtasks.values import dataclass
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,6 +44,14 @@ log = logging.getLogger("qtasks.store")
 
 READERS = 2
 NO_PARAMS: Sequence[Params] = ({},)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Calls that were sent before who leads them has the lead."""
+
+    writer: Pipeline
+    appended: Appended
 
 
 class PostgresDatabase:
@@ -66,6 +75,8 @@ class PostgresDatabase:
             self._look_for_risks(connection)
         self._group = Group(self._commit)
         self._appending = Appending()
+        self._ahead: Ahead | None = None
+        """What is under way for whoever leads next."""
         self._doubt: str | None = None
         """The id of a message that a connection was told to commit, as long as it has not answered."""
         self._writer: Pipeline | None = None
@@ -216,8 +227,11 @@ class PostgresDatabase:
         and all others with it.
         """
         errand: Errand[Any] | None = None
-        writer = self._writer = self._writer or self._new_writer()
+        ahead, self._ahead = self._ahead, None
+        writer = self._writer = ahead.writer if ahead else self._writer or self._new_writer()
         try:
+            if ahead is not None:
+                return self._has_stored(writer, group, ahead.appended)
             appended = None if doubt else self._appending.find(group)
             is_waited_for = len(group) == 1 and self._appending.have_company
             if appended is not None and not is_waited_for and writer.has_room(appended):
@@ -273,14 +287,35 @@ class PostgresDatabase:
         if not is_begun:
             _take_turn(writer, self.place, None)  # no node's leases are touched
         if writer.has_room(appended):
-            self._doubt = appended.first_id
-            count = writer.commit_with(appended, is_begun=is_begun)
-            self._doubt = None
-        else:
-            count = writer.count(appended.query, appended.params)
-            writer.commit(None)
+            writer.begin_commit(appended, is_begun=is_begun)
+            return self._has_stored(writer, group, appended)
+        count = writer.count(appended.query, appended.params)
+        writer.commit(None)
         self._appending.tried(group, is_stored=count > 0)
         return count > 0 and answer(group)
+
+    def _has_stored(self, writer: Pipeline, group: Sequence[Ticket], appended: Appended) -> bool:
+        """Wait until what was sent is committed; False if nothing was stored."""
+        self._doubt = appended.first_id
+        count = writer.end_commit()
+        self._doubt = None
+        self._appending.tried(group, is_stored=count > 0)
+        if not count:
+            return False
+        self._send_ahead(writer)
+        return answer(group)
+
+    def _send_ahead(self, writer: Pipeline) -> None:
+        """Send what waits for the next commit: whoever leads it has to win the interpreter before."""
+        appended = self._group.begin_next(partial(self._appending.find_small, writer.has_room))
+        if appended is None:
+            return
+        self._ahead = Ahead(writer, appended)
+        try:
+            _take_turn(writer, self.place, None)
+            writer.begin_commit(appended, is_begun=False)
+        except Exception:
+            writer.close()  # so who leads finds it lost, and out what is there
 
     def _begin_writing(self, writer: Pipeline) -> WritingSession:
         from qtasks.broker.store.postgres_pipeline import pipelined_queries

@@ -6,7 +6,7 @@ It is tried where that was so the last time (decision 030).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,6 +89,11 @@ class Appending:
         if not names or not names <= self._in_line:
             return None
         return Appended.of([row for each in works for row in each.rows_to_append()])
+
+    def find_small(self, has_room: Callable[[Appended], bool], group: Sequence[Ticket]) -> Appended | None:
+        """Give the same if it `has_room` in one piece."""
+        found = self.find(group)
+        return found if found is not None and has_room(found) else None
 
     def learn(self, group: Sequence[Ticket], *, in_line: bool) -> None:
         """Take note whether the queues of these works, done in the usual way, stood in line, all of them."""

@@ -6,7 +6,8 @@ wait in the middle, no timeout of its own would end the transaction of a node th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import select
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import Error, OperationalError
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
-from psycopg.generators import fetch_many, send
+from psycopg.generators import send
 from psycopg.pq import ExecStatus, Format
 
 from qtasks.broker.store.database import Params, Row
@@ -37,6 +38,7 @@ FRAME_BYTES, VALUE_BYTES = 64, 12
 """What the protocol adds to a statement, and to each of its values, at most."""
 OFTEN = 5
 """A statement is prepared when it comes once more."""
+SYNCED = ExecStatus.PIPELINE_SYNC
 FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 
 
@@ -60,6 +62,8 @@ class Pipeline:
         self._connection = connection
         self._pg = connection.pgconn
         self._pg.enter_pipeline_mode()
+        self._poll = select.poll()
+        self._poll.register(self._pg.socket, select.POLLIN)
         self._dumping = Transformer(connection)
         self._loading = Transformer(connection)
         self._seen: dict[tuple[bytes, tuple[int, ...]], int] = {}
@@ -68,6 +72,7 @@ class Pipeline:
         self._prepares = prepares
         self._sent = 0
         self._bytes = 0
+        self._wanted = 0
         self.was_idle = False
         """Whether it has answered nothing since it was idle: if it was lost then, nothing was by that."""
 
@@ -136,29 +141,42 @@ class Pipeline:
                 self._bytes += FRAME_BYTES + len(text)
         return name
 
-    def wait(self, *, behind: int = 0) -> PGresult | None:
-        """Wait until all that was sent is done; raises what broke the first of it.
+    def wait(self) -> PGresult | None:
+        """Wait until all that was sent is done; gives the last result, raises what broke the first of it."""
+        self._leave(self._sent - 1)
+        return self._come_back()
 
-        Gives the result of the last, or of the one that has so many `behind` it.
-        """
+    def _leave(self, wanted: int) -> None:
+        """Send all that is kept; `wanted` is the place of the statement whose result is."""
         self._pg.pipeline_sync()
-        count, self._sent, self._bytes = self._sent, 0, 0
-        found = self._connection.wait(self._answers(count, count - 1 - behind))
-        self.was_idle = False
-        return found
+        self._wanted, self._sent, self._bytes = wanted, 0, 0
+        self._pg.flush()
 
-    def _answers(self, count: int, wanted: int) -> Generator[Any, Any, PGresult | None]:
-        yield from send(self._pg)
-        found = None
-        for number in range(count + 1):  # the sync is answered too
-            results = yield from fetch_many(self._pg)
-            if not results:
-                raise OperationalError("the connection is lost")
-            if results[0].status in FAILED:
-                raise error_from_result(results[0], encoding=self._connection.info.encoding)
-            if number == wanted:
-                found = results[0]
-        return found
+    def _come_back(self) -> PGresult | None:
+        """Read the answers. psycopg's generators do the same, at 20 us more of CPU for each of them."""
+        pg = self._pg
+        if pg.flush():
+            self._connection.wait(send(pg))
+        found, number, is_between = None, 0, True
+        while True:
+            while pg.is_busy():
+                self._poll.poll()
+                pg.consume_input()
+            result = pg.get_result()
+            if result is None:  # the end of what one statement gives; a second one is that of the connection
+                if is_between:
+                    raise OperationalError("the connection is lost")
+                is_between = True
+                continue
+            status = result.status
+            if status in FAILED:
+                raise error_from_result(result, encoding=self._connection.info.encoding)
+            if status == SYNCED:
+                self.was_idle = False
+                return found
+            if number == self._wanted:
+                found = result
+            number, is_between = number + 1, False
 
     def make_sure(self) -> None:
         """Wait for an answer if there was none yet: whether a COMMIT was done that got none is unknown."""
@@ -178,16 +196,21 @@ class Pipeline:
         parts = len(last.query.text) + last.size + FRAME_BYTES + VALUE_BYTES * len(last.query.names)
         return parts <= ROOM_BYTES
 
-    def commit_with(self, last: Appended, *, is_begun: bool) -> int:
-        """Have a last statement done and commit, in one round trip; say how many rows it changed.
+    def begin_commit(self, last: Appended, *, is_begun: bool) -> None:
+        """Have a last statement done and commit, in one round trip, which `end_commit` ends.
 
         What leaves in one piece is a transaction of its own, if none is begun.
         """
         self._send(last.query, last.params)
+        wanted = self._sent - 1
         if is_begun:
             self.tell(b"COMMIT")
         self.was_idle = False  # it is told to do something for good
-        result = self.wait(behind=int(is_begun))
+        self._leave(wanted)
+
+    def end_commit(self) -> int:
+        """Wait for that; say how many rows the last statement changed."""
+        result = self._come_back()
         self.was_idle = True
         assert result is not None
         return result.command_tuples or 0

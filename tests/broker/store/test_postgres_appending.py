@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from psycopg import OperationalError
+from psycopg import DatabaseError, OperationalError
 
 from qtasks.broker.store import cancelling, postgres, queues
 from qtasks.broker.store.extras import Extras
@@ -32,31 +32,50 @@ FAR = 1 << 40
 
 @dataclass
 class Wire:
-    """Counts round trips, and loses what it is told to lose."""
+    """Counts round trips and notes who sends calls, and loses the connection with one of them if told to."""
 
     trips: int = 0
     appended: list[int] = field(default_factory=list)
-    lose: Callable[[Callable[[], int]], int] | None = None
+    senders: list[int] = field(default_factory=list)
+    lose: Literal["request", "answer"] | None = None
+    spared: int = 0
+    """How many are not to be lost before that one is."""
+
+    def loses(self, what: str) -> bool:
+        if self.lose != what:
+            return False
+        self.spared -= 1
+        self.lose = self.lose if self.spared >= 0 else None
+        return self.lose is None
 
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire = Wire()
-    wait, commit_with = Pipeline.wait, Pipeline.commit_with
+    come_back, begin, end = Pipeline._come_back, Pipeline.begin_commit, Pipeline.end_commit
 
-    def counted(self: Pipeline, **options: int) -> Any:
+    def counted(self: Pipeline) -> Any:
         wire.trips += 1
-        return wait(self, **options)
+        return come_back(self)
 
-    def watched(self: Pipeline, last: Appended, **options: bool) -> int:
-        lose, wire.lose = wire.lose, None
-        commit = partial(commit_with, self, last, **options)
-        count = commit() if lose is None else lose(commit)
+    def begun(self: Pipeline, last: Appended, **options: bool) -> None:
+        wire.senders.append(threading.get_ident())
+        if wire.loses("request"):
+            self._connection.close()
+        else:
+            begin(self, last, **options)
+
+    def ended(self: Pipeline) -> int:
+        count = end(self)
+        if wire.loses("answer"):
+            self._connection.close()
+            raise OperationalError("the connection is lost")
         wire.appended.append(count)
         return count
 
-    monkeypatch.setattr(Pipeline, "wait", counted)
-    monkeypatch.setattr(Pipeline, "commit_with", watched)
+    monkeypatch.setattr(Pipeline, "_come_back", counted)
+    monkeypatch.setattr(Pipeline, "begin_commit", begun)
+    monkeypatch.setattr(Pipeline, "end_commit", ended)
     return wire
 
 
@@ -247,19 +266,10 @@ def test_calls_of_many_threads_share_commits(store: Verbs, wire: Wire) -> None:
     assert len(wire.appended) < 200
 
 
-def answered_and_lost(commit: Callable[[], int]) -> int:
-    commit()
-    raise OperationalError("the connection is lost")
-
-
-def lost(commit: Callable[[], int]) -> int:
-    raise OperationalError("the connection is lost")
-
-
-@pytest.mark.parametrize("lose", [answered_and_lost, lost])
+@pytest.mark.parametrize("lose", ["request", "answer"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_connection_that_is_lost_as_it_commits_is_made_anew_and_nothing_lost_or_doubled(
-    store: Verbs, wire: Wire, lose: Callable[[Callable[[], int]], int], count: int
+    store: Verbs, wire: Wire, lose: Literal["request", "answer"], count: int
 ) -> None:
     store.enqueue(b"first")
     store.enqueue(b"second")
@@ -275,7 +285,7 @@ def test_a_connection_that_is_lost_as_it_commits_is_made_anew_and_nothing_lost_o
 def test_what_is_lost_for_good_is_told(store: Verbs, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     store.enqueue(b"first")
     store.enqueue(b"second")
-    wire.lose = lost
+    wire.lose = "request"
 
     def refuse(place: object) -> Any:
         raise StoreUnreachable("nobody is there")
@@ -287,3 +297,105 @@ def test_what_is_lost_for_good_is_told(store: Verbs, wire: Wire, monkeypatch: py
 
     store.enqueue(b"fourth")
     assert waiting(store) == [b"first", b"second", b"fourth"]
+
+
+@contextmanager
+def held_back(store: Verbs) -> Iterator[None]:
+    """Have nobody write during the block."""
+    assert isinstance(store.database, PostgresDatabase)
+    place = store.database.place
+    with link(place) as connection, connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({place.lock})".encode())
+        yield
+
+
+def await_waiting(store: Verbs, count: int) -> None:
+    assert isinstance(store.database, PostgresDatabase)
+    group = store.database._group
+    ends_at = time.monotonic() + SOON_S
+    while not (group._busy and len(group._waiting) == count):
+        assert time.monotonic() < ends_at
+        time.sleep(0.001)
+
+
+def call_behind_one(
+    store: Verbs, wire: Wire, *messages: NewMessage, lose: Literal["request", "answer"] | None = None
+) -> list[Future[Any]]:
+    """Have each of these called by a thread of its own while the commit of another call is under way."""
+    with ThreadPoolExecutor(len(messages) + 1) as pool:
+        with held_back(store):
+            first = pool.submit(store.store, store.message(b"ahead"))
+            await_waiting(store, 0)
+            calls = []
+            for place, each in enumerate(messages):
+                calls.append(pool.submit(store.store, each))
+                await_waiting(store, place + 1)
+            wire.lose, wire.spared = lose, int(lose == "answer")
+        first.result(SOON_S)
+    return calls
+
+
+def test_calls_that_wait_are_sent_by_who_has_just_got_an_answer(store: Verbs, wire: Wire) -> None:
+    store.enqueue(b"first")
+    store.enqueue(b"second")
+    before = wire.trips
+
+    calls = call_behind_one(store, wire, *(store.message(b"%d" % n) for n in range(3)))
+
+    stored = rows(store, "messages")[2:]
+    assert [each["body"] for each in stored] == [b"ahead", b"0", b"1", b"2"]
+    assert [each.result()[0].message_id for each in calls] == [each["id"] for each in stored[1:]]
+    assert wire.appended == [1, 3]
+    assert wire.trips == before + 2
+    assert wire.senders == wire.senders[:1] * 2
+
+
+@pytest.mark.parametrize("lose", ["request", "answer"])
+def test_what_was_sent_ahead_is_neither_lost_nor_doubled_with_its_connection(
+    store: Verbs, wire: Wire, lose: Literal["request", "answer"]
+) -> None:
+    store.enqueue(b"first")
+    store.enqueue(b"second")
+
+    calls = call_behind_one(store, wire, *(store.message(b"%d" % n) for n in range(3)), lose=lose)
+
+    assert wire.lose is None
+    assert len([each.result() for each in calls]) == 3
+    assert waiting(store)[2:] == [b"ahead", b"0", b"1", b"2"]
+
+
+def test_what_was_sent_ahead_to_a_queue_that_has_left_its_line_is_stored(
+    store: Verbs, other: Verbs, wire: Wire
+) -> None:
+    idle: dict[str, Any] = {"queue": "idle", "ordered": False, "parallelism": 9}
+    for _ in range(2):
+        store.enqueue(b"busy")
+        store.enqueue(b"idle", **idle)
+    other.claim()
+
+    call_behind_one(store, wire, store.message(b"1"), store.message(b"2", **idle))
+
+    assert wire.appended == [1, 0]
+    assert waiting(store)[-3:] == [b"ahead", b"1", b"2"]
+    assert bodies(other.claim()) == [b"2"]
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [({"task_id": "\ud800"}, UnicodeEncodeError), ({"result_ttl_ms": 1 << 70}, DatabaseError)],
+    ids=["cannot be sent", "is refused"],
+)
+def test_what_fails_does_so_alone_though_others_were_sent_with_it(
+    store: Verbs, wire: Wire, what: dict[str, Any], error: type[Exception]
+) -> None:
+    """No request makes such a value."""
+    store.enqueue(b"first")
+    store.enqueue(b"second")
+
+    good, bad, better = call_behind_one(
+        store, wire, store.message(b"1"), store.message(b"2", **what), store.message(b"3")
+    )
+
+    assert isinstance(bad.exception(), error)
+    assert (len(good.result()), len(better.result())) == (1, 1)
+    assert waiting(store)[2:] == [b"ahead", b"1", b"3"]
