@@ -53,18 +53,24 @@ class Intake:
         self._app = app
         self._delivers_http = delivers_http
         self._internal = None if app is None else internal_url(app)
-        self._allowed: tuple[str, int] | None = None
+        self._allowed: str | None = None
+        """The destination that was allowed last."""
+        self._allowed_at: int | None = None
+        """When, for others may come with it; None if it is for good."""
 
     def prepare(self, outgoing: Outgoing, now: int) -> NewMessage:
         """Check a message and make it; raises `BadRequest` or `QuotaExceeded`."""
         if outgoing.destination in API_NAMES:
             self._check_api(outgoing)
-        elif outgoing.destination != self._internal and (outgoing.destination, now) != self._allowed:
-            self.check_destination(outgoing.destination)
-            self._allowed = outgoing.destination, now  # and so it is for the others that come with it
+        elif outgoing.destination != self._internal and not self._is_allowed(outgoing.destination, now):
+            is_for_good = self.check_destination(outgoing.destination)
+            self._allowed, self._allowed_at = outgoing.destination, None if is_for_good else now
         self._check_combination(outgoing, now)
         self._check_quotas(outgoing.options, len(outgoing.body), now)
         return self.make(outgoing, now)
+
+    def _is_allowed(self, url: str, now: int) -> bool:
+        return url == self._allowed and self._allowed_at in (None, now)
 
     def make(self, outgoing: Outgoing, now: int) -> NewMessage:
         """Make a message of what has been checked."""
@@ -128,8 +134,11 @@ class Intake:
         name, parallelism, ordered = _place(queue, None, message.extras)
         return replace(message, queue=name, parallelism=parallelism, ordered=ordered)
 
-    def check_destination(self, url: str, what: str = "destination") -> None:
-        """Refuse a URL that may not be called; raises `BadRequest`. `what` says whose URL it is."""
+    def check_destination(self, url: str, what: str = "destination") -> bool:
+        """Refuse a URL that may not be called; raises `BadRequest`. `what` says whose URL it is.
+
+        Says whether it may be called for good.
+        """
         check_url(url, what)
         host = urlsplit(url).hostname or ""
         if host.endswith(INTERNAL_SUFFIX):
@@ -143,7 +152,7 @@ class Intake:
                 "for destinations outside the app"
             )
         try:
-            check_destination(url, self._rules)
+            return check_destination(url, self._rules)
         except BadRequest as error:
             raise BadRequest(
                 str(error).replace("invalid destination url", f"invalid {what} url", 1)

@@ -148,17 +148,18 @@ class DestinationRules:
         return (self.loopback and bare.is_loopback) or any(bare in network for network in self.networks)
 
 
-def check_destination(url: str, rules: DestinationRules) -> None:
+def check_destination(url: str, rules: DestinationRules) -> bool:
     """Refuse a URL that may not be called, as far as can be said without asking anybody.
 
     Raises `BadRequest`, which says what would allow it. A name that has not been resolved in the last
-    seconds is judged at delivery.
+    seconds is judged at delivery. Says whether a URL may be called whatever names are resolved to.
     """
     endpoint = read_endpoint(url)
     known = endpoint.addresses
     reach = rules.reach(known) if known else rules.answers.recall(endpoint.host)
     if (objection := rules.objection(endpoint, reach)) is not None:
         raise BadRequest(objection)
+    return bool(known) or rules.is_named(endpoint)
 
 
 def parse_rules(entries: Sequence[str], *, loopback: bool) -> DestinationRules:

@@ -12,6 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar, cast
 
+from qtasks.home.joined import Joined
 from qtasks.home.receipt import (
     Due,
     Ending,
@@ -158,7 +159,7 @@ class Receiving(asyncio.Protocol, ABC, Generic[C]):
         if not self._is_admitted:
             self._leave(too_many(self.admission.limits))
             return
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Joined(self._wire, self._loop)))
         self._arm(self.admission.period_s)
 
     def _begin(self) -> None:

@@ -113,6 +113,9 @@ class Lanes:
 
         `meanwhile` is called while nobody but this caller waits for what is on its way.
         """
+        lane = self._find_for_one() if len(messages) == 1 and meanwhile is nothing else None
+        if lane is not None:
+            return self._carry_one(lane, messages[0])
         load = Load(messages)
         lane = self._enter(load)
         if lane is not None:
@@ -151,6 +154,24 @@ class Lanes:
                 raise BrokerUnreachable(CLOSED)
             self._waiting.extend((load, place) for place in range(len(load.messages)))
             return self._find_lane()
+
+    def _find_for_one(self) -> Lane | None:
+        """Take a lane for a single message, unless it has to wait, or others do."""
+        with self._lock:
+            return None if self._is_closed or self._waiting else self._find_lane()
+
+    def _carry_one(self, lane: Lane, message: Outgoing) -> list[Enqueued]:
+        """Do for a message that nothing shares its request with what `_carry` does, at less cost."""
+        try:
+            return lane.enqueue(_one(message), nothing)
+        except RequestError:
+            raise
+        except Exception as error:
+            if self._is_closed:
+                raise BrokerUnreachable(CLOSED) from error
+            raise
+        finally:
+            self._leave(lane)
 
     def _find_lane(self) -> Lane | None:
         if not self._free and len(self._busy) == LANES:

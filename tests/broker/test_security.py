@@ -720,6 +720,22 @@ async def test_a_host_that_has_just_resolved_to_a_refused_address_is_refused_at_
     check_destination("https://app.example/", rules)
 
 
+@pytest.mark.parametrize(
+    ("url", "is_for_good"),
+    [
+        ("https://1.1.1.1/", True),
+        ("https://[2606:4700::1111]/", True),
+        ("http://app.internal:9000/a", True),
+        ("https://app.example/", False),
+    ],
+)
+async def test_only_what_no_name_decides_is_admitted_for_good(url: str, is_for_good: bool) -> None:
+    rules = remembering(ManualClock(), "app.internal")
+    await resolved(rules, "1.1.1.1")
+
+    assert check_destination(url, rules) is is_for_good
+
+
 async def test_a_host_that_has_moved_to_a_public_address_is_admitted_at_once() -> None:
     rules = remembering(ManualClock())
     with pytest.raises(OSError, match="loopback"):

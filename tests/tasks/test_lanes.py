@@ -286,6 +286,33 @@ def nested(lanes: Lanes, depth: int) -> int:
     return deepest
 
 
+def test_closing_tells_who_has_a_lone_message_on_its_way(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(lanes.send, messages("alone"))
+        eventually(lambda: road.carried == [["alone"]], "it is on its way")
+
+        lanes.close()
+
+        with pytest.raises(BrokerUnreachable, match="were closed before it answered"):
+            under_way.result(SOON_S)
+
+
+def test_what_comes_while_a_lone_message_has_the_last_lane_is_carried_after_it(road: Road) -> None:
+    lanes = Lanes(road.lane)
+    road.gate.clear()
+    with ThreadPoolExecutor(LANES) as pool:
+        alone = [pool.submit(lanes.send, messages(f"alone {n}")) for n in range(LANES)]
+        eventually(lambda: len(road.carried) == LANES, "all lanes are taken")
+        late = [lanes.submit(messages(f"late {n}")) for n in range(3)]
+        road.gate.set()
+
+        assert [each.result(SOON_S) for each in alone] == [ids([f"alone {n}"]) for n in range(LANES)]
+        assert [each.result(SOON_S) for each in late] == [ids([f"late {n}"]) for n in range(3)]
+    assert road.carried[LANES:] == [["late 0", "late 1", "late 2"]]
+
+
 def test_closing_tells_those_who_wait_and_those_who_come(road: Road) -> None:
     lanes = Lanes(road.lane)
     road.gate.clear()

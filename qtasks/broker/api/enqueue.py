@@ -38,7 +38,7 @@ async def _accept(call: Call, target: Target, queue: str | None) -> Response:
     asked = await read_asked(
         call,
         target.destination,
-        call.headers,
+        call.sent,
         await call.body(call.broker.config.max_message_bytes),
         config=known_pairs(target.config, call.broker),
         queue=queue,

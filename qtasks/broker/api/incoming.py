@@ -16,9 +16,8 @@ from qtasks.errors import BadRequest
 from qtasks.protocol.alike import parse_alike
 from qtasks.protocol.destinations import API_NAMES, Destination
 from qtasks.protocol.headers import Options
+from qtasks.protocol.received import Pairs, Received
 from qtasks.protocol.shapes import Enqueued, Outgoing
-
-Pairs = Sequence[tuple[str, str]]
 
 _OF_SCHEDULES = {
     "Upstash-Cron": "cron",
@@ -62,7 +61,7 @@ async def find_group(call: Call, destination: Destination) -> StoredGroup | None
 async def read_asked(
     call: Call,
     destination: Destination,
-    headers: Pairs,
+    headers: Pairs | Received,
     body: bytes,
     *,
     config: Pairs = (),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from qtasks.errors import BrokerUnavailable, TooManyRequests
 
 FREE_BYTES = 65_536
@@ -42,14 +39,9 @@ class Uploads:
     def __init__(self, most_bytes: int) -> None:
         self._left = most_bytes
 
-    @contextmanager
-    def room(self) -> Iterator[Room]:
+    def room(self) -> Room:
         """Give room for one body; it is free again at the end of the block."""
-        room = Room(self)
-        try:
-            yield room
-        finally:
-            self._left += room.taken
+        return Room(self)
 
     def take(self, count: int) -> None:
         """Take bytes; raises `BrokerUnavailable` when there is no room for them now."""
@@ -59,6 +51,10 @@ class Uploads:
             )
         self._left -= count
 
+    def give_back(self, count: int) -> None:
+        """Have bytes free again."""
+        self._left += count
+
 
 class Room:
     """What one body may take: a little for nothing, more from what all share."""
@@ -67,6 +63,12 @@ class Room:
         self._uploads = uploads
         self._size = 0
         self.taken = 0
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._uploads.give_back(self.taken)
 
     def take(self, count: int) -> int:
         """Account for the next bytes of the body; give its size so far."""

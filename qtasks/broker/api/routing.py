@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from urllib.parse import parse_qsl, unquote
 
@@ -32,10 +33,13 @@ from qtasks.errors import (
     TooManyRequests,
     Unauthorized,
 )
+from qtasks.protocol.received import Pairs, Received, pairs_of
 
 log = logging.getLogger("qtasks.api")
 
 OWNER = Bearer("", Scope.FULL)
+PATHS_KEPT, LONGEST_KEPT = 256, 512
+"""Of so many paths up to so many bytes it is remembered which operations they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,12 @@ class Call:
     @property
     def headers(self) -> Sequence[tuple[str, str]]:
         """The request's headers, in order; as for hosted QStash, ours mean nothing to a strict broker."""
-        pairs = [(name.decode("latin-1"), _text(value)) for name, value in self.request.headers.raw]
-        return known_pairs(pairs, self.broker)
+        return known_pairs(pairs_of(self.request.headers.raw), self.broker)
+
+    @property
+    def sent(self) -> Pairs | Received:
+        """The same, still in bytes where none is left out."""
+        return self.headers if self.broker.config.strict else self.request.headers.raw
 
     @property
     def caller_ip(self) -> str | None:
@@ -92,7 +100,7 @@ class Call:
 
     async def body(self, limit: int, quota: str = "maxMessageSize") -> bytes:
         """Read the body; raises `QuotaExceeded` as soon as it is longer than `limit` bytes."""
-        announced = self.request.headers.get("content-length", "0")
+        announced = header(self.request, b"content-length")
         if announced.isdecimal() and int(announced) > limit:
             raise QuotaExceeded(f"quota {quota} exceeded, current limit: {limit} bytes")
         body: BytesIO | None = None  # gives its bytes away without copying them
@@ -188,6 +196,7 @@ class Api:
         for each in routes:
             if not (broker.config.strict and each.extra):
                 self._routes.setdefault(each.beginning, []).append(each)
+        self._find_usual = lru_cache(PATHS_KEPT)(self._find)
         self._digests = [digest_of(each) for each in tokens]
         self._burst = Burst(broker.config.burst_limit)
         largest = max(broker.config.max_batch_bytes, broker.config.max_message_bytes)
@@ -225,19 +234,23 @@ class Api:
 
     def _route(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+        find = self._find_usual if len(raw) <= LONGEST_KEPT else self._find
+        return find(request.method, raw)
+
+    def _find(self, method: str, raw: bytes) -> tuple[Route, Mapping[str, str]]:
         segments = raw.decode("latin-1").strip("/").split("/") if raw.strip(b"/") else []
         allowed: list[str] = []
         for route in self._routes.get(_beginning(segments), ()):
             params = route.match(segments)
             if params is not None:
-                if route.method == request.method:
+                if route.method == method:
                     return route, params
                 allowed.append(route.method)
         if allowed:
             methods = tuple(dict.fromkeys(allowed))
-            text = f"method {request.method} is not allowed here; allowed: {', '.join(methods)}"
+            text = f"method {method} is not allowed here; allowed: {', '.join(methods)}"
             raise MethodNotAllowed(text, methods)
-        raise NotFound(f"no such operation: {request.method} {request.scope['path'][:200]}")
+        raise NotFound(f"no such operation: {method} {unquote(raw.decode('latin-1'))[:200]}")
 
     async def _authenticate(self, route: Route, request: Request) -> tuple[Bearer, bool]:
         """Say who calls, and whether the header tells it: that wins over the query (contract 7.1).
@@ -245,7 +258,7 @@ class Api:
         Who publishes with the token in the query may have an `Authorization` of their own, which is to be
         forwarded (contract 3.5).
         """
-        scheme, _, header_token = request.headers.get("authorization", "").partition(" ")
+        scheme, _, header_token = header(request, b"authorization").partition(" ")
         raw_query: bytes = request.scope["query_string"]
         pairs = parse_qsl(raw_query.decode("latin-1")) if raw_query else ()
         query_token = next((value for name, value in pairs if name.lower() == "qstash_token"), "")
@@ -270,9 +283,22 @@ class Api:
         return named.recognize(digest)
 
 
+class _Json(Response):
+    """An answer whose header is known: to find it out takes longer than to send it."""
+
+    def __init__(self, body: bytes, status: int) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
+
+
 def json_response(content: object, status: int = 200) -> Response:
     """Answer with JSON."""
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    return _Json(orjson.dumps(content), status)
 
 
 def error_response(error: Exception, *, strict: bool = False) -> Response:
@@ -308,12 +334,10 @@ def error_response(error: Exception, *, strict: bool = False) -> Response:
     return response
 
 
-def _text(value: bytes) -> str:
-    """Read a header's value: clients send UTF-8, older ones Latin-1."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def header(request: Request, name: bytes) -> str:
+    """Give the first value of a header, named in lower case; "" if there is none."""
+    found = next((value for key, value in request.headers.raw if key == name), b"")
+    return found.decode("latin-1")
 
 
 def known_pairs(pairs: Sequence[tuple[str, str]], broker: Broker) -> Sequence[tuple[str, str]]:

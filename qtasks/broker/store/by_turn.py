@@ -13,6 +13,8 @@ from qtasks.broker.store.group import Group, Ticket
 
 T = TypeVar("T")
 
+LONE_TURNS = 16
+
 Waiting = Sequence[tuple[Ticket, asyncio.Future[None]]]
 
 
@@ -20,6 +22,7 @@ Waiting = Sequence[tuple[Ticket, asyncio.Future[None]]]
 class _Turn:
     """What was asked for in one turn of a loop, and whether all of it may be done on the loop itself."""
 
+    count: int = 0
     waiting: list[tuple[Ticket, asyncio.Future[None]]] = field(default_factory=list)
     may_be_here: bool = True
 
@@ -42,6 +45,8 @@ class ByTurn:
         self._at_once = at_once
         # By loop: only the thread of a loop touches what is its own.
         self._turns: dict[asyncio.AbstractEventLoop, _Turn] = {}
+        self._lone_turns = 0
+        """How many turns there were of late with one work in each."""
 
     async def run(self, work: Work[T], *, may_be_here: bool = False) -> T:
         """Have a work done in this turn of the running loop, on it if it `may_be_here`; raises its error."""
@@ -50,10 +55,16 @@ class ByTurn:
         if turn is None:
             turn = self._turns[loop] = _Turn()
             loop.call_soon(self._end, loop)
-        turn.may_be_here = turn.may_be_here and may_be_here
-        ticket, done = Ticket(work), loop.create_future()
-        turn.waiting.append((ticket, done))
-        await done
+        turn.count += 1
+        ticket = Ticket(work)
+        # The first of a turn does not wait for others where none came of late: one work of a turn at most is
+        # done so, or whoever asks for one after the other would let nobody else have a turn.
+        is_lone = turn.count == 1 and may_be_here and self._lone_turns >= LONE_TURNS
+        if not (is_lone and self._at_once([ticket])):
+            turn.may_be_here = turn.may_be_here and may_be_here
+            done = loop.create_future()
+            turn.waiting.append((ticket, done))
+            await done
         if ticket.error is not None:
             raise ticket.error
         result: T = ticket.result
@@ -61,6 +72,7 @@ class ByTurn:
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         turn = self._turns.pop(loop)
+        self._lone_turns = self._lone_turns + 1 if turn.count == 1 else 0
         waiting = [each for each in turn.waiting if not each[1].cancelled()]
         tickets = [ticket for ticket, _ in waiting]
         try:

@@ -100,6 +100,8 @@ class Group:
 
         Gives what was found. Whoever leads next takes these works alone, and has to end what was begun.
         """
+        if not self._waiting:
+            return None
         with self._mutex:
             may_join = takewhile(partial(_may_join, is_late=True), self._waiting)
             following = list(islice(may_join, GROUP))

@@ -26,6 +26,7 @@ from qtasks.values import dataclass
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from psycopg.abc import Buffer
     from psycopg.pq.abc import PGresult
 
     from qtasks.broker.store.postgres_appending import Appended
@@ -105,9 +106,7 @@ class Pipeline:
         return result
 
     def _send(self, query: Query, params: Params) -> None:
-        dumping = self._dumping
-        values = dumping.dump_sequence([params[name] for name in query.names], query.formats)
-        types, formats = dumping.types or (), dumping.formats
+        values, types, formats = self._dumped(query, params) if query.names else ((), (), None)
         name = self._name(query.text, types)
         if name is None:
             self._pg.send_query_params(query.text, values, types, formats, Format.BINARY)
@@ -117,6 +116,13 @@ class Pipeline:
         self._sent += 1
         self._bytes += FRAME_BYTES + VALUE_BYTES * len(values)
         self._bytes += sum([len(each) for each in values if each is not None])
+
+    def _dumped(
+        self, query: Query, params: Params
+    ) -> tuple[Sequence[Buffer | None], tuple[int, ...], Sequence[Format] | None]:
+        dumping = self._dumping
+        values = dumping.dump_sequence([params[name] for name in query.names], query.formats)
+        return values, dumping.types or (), dumping.formats
 
     def tell(self, text: bytes) -> None:
         """Have a statement done that has no parameters and is not worth preparing."""

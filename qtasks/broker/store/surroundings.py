@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import Any
 
 import orjson
 
@@ -73,8 +74,9 @@ def look_around(session: Session, messages: Sequence[NewMessage], now: int) -> S
     Of what is known from before it asks nothing.
     """
     recall = session.recall
-    if recall is not None and recall.newest is not None and _are_simple(messages, recall):
-        return Surroundings({}, recall.rows_of(messages), recall.newest)
+    if recall is not None and recall.newest is not None and _are_known(messages, recall):
+        taken = {} if messages[0].dedup_key is None else _holder(session, messages[0], now)
+        return Surroundings(taken, recall.rows_of(messages), recall.newest)
     found = _ask(session, messages, now)
     if recall is not None:
         recall.queues |= found.queues
@@ -82,23 +84,36 @@ def look_around(session: Session, messages: Sequence[NewMessage], now: int) -> S
     return found
 
 
-def _are_simple(messages: Sequence[NewMessage], recall: Recall) -> bool:
-    """Whether there is nothing to ask about: no keys, and of one message, its queue."""
+def _are_known(messages: Sequence[NewMessage], recall: Recall) -> bool:
+    """Whether there is nothing to ask about but the key of one message."""
     if len(messages) == 1:
-        return messages[0].dedup_key is None and messages[0].queue in recall.queues
+        return messages[0].queue in recall.queues
     return not any(map(DEDUP_KEY, messages))
+
+
+def _holder(session: Session, message: NewMessage, now: int) -> dict[str, Taken]:
+    """Find who has the key of this message."""
+    rows = session.all("look_for_key", _key_of(message) | {"now": now})
+    if not rows:
+        return {}
+    keys = (row[1:] for row in rows if row[0] == 0)
+    tasks = ((row[4], row[1], row[2], row[5]) for row in rows if row[0] == 1)
+    return _holding([message], keys, tasks, now)
+
+
+def _key_of(message: NewMessage) -> dict[str, Any]:
+    key = message.dedup_key or ""
+    return {"key": key, "dedup_id": key.removeprefix(EXPLICIT_KEY) if key.startswith(EXPLICIT_KEY) else ""}
 
 
 def _ask(session: Session, messages: Sequence[NewMessage], now: int) -> Surroundings:
     if len(messages) != 1:
         return Surroundings(_taken(session, messages, now), {}, newest(session))
     [message] = messages
-    key = message.dedup_key or ""
-    dedup_id = key.removeprefix(EXPLICIT_KEY) if key.startswith(EXPLICIT_KEY) else ""
     found: tuple[list[Row], ...] = ([], [], [], [])
     for kind, *row in session.all(
         "look_around",
-        {"key": key, "dedup_id": dedup_id, "queue": message.queue, "now": now},
+        _key_of(message) | {"queue": message.queue, "now": now},
     ):
         found[kind].append(tuple(row))
     keys = ((row[0], row[1], row[2], row[3], row[4], row[8]) for row in found[0])

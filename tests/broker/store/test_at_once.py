@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from qtasks.broker.store import at_once, queues
+from qtasks.broker.store.by_turn import LONE_TURNS
 from qtasks.broker.store.database import Session
+from qtasks.broker.store.group import Ticket
 from qtasks.broker.store.sqlite import READERS, SqliteDatabase
 from qtasks.errors import BadRequest
 from tests.support.homes import until
@@ -200,3 +202,101 @@ async def test_while_others_read_for_long_the_loop_goes_on(database: SqliteDatab
 
     assert await reading == []
     await asyncio.gather(*long)
+
+
+async def lone(database: SqliteDatabase, turns: int = LONE_TURNS) -> None:
+    """Ask for one thing in each of some turns, until no thread is at work any more."""
+    for _ in range(turns):
+        await database.write(make_queue("before"), is_small=True)
+        await asyncio.sleep(0)
+    await until(lambda: not (database._is_checkpointing or database._group._busy))
+
+
+async def turns_until_done(database: SqliteDatabase) -> int:
+    """Say how many turns the loop takes before a work is done."""
+    turns, is_done = 0, False
+
+    def count() -> None:
+        nonlocal turns
+        if not is_done:
+            turns += 1
+            asyncio.get_running_loop().call_soon(count)
+
+    asyncio.get_running_loop().call_soon(count)
+    await database.write(make_queue("a"), is_small=True)
+    is_done = True
+    return turns
+
+
+async def test_after_turns_with_one_work_each_the_next_does_not_wait_for_others(
+    database: SqliteDatabase,
+) -> None:
+    await lone(database, LONE_TURNS - 1)
+    assert await turns_until_done(database) > 0
+
+    await lone(database)
+    assert await turns_until_done(database) == 0
+
+
+async def test_a_burst_after_such_turns_shares_a_commit_but_for_its_first(database: SqliteDatabase) -> None:
+    await lone(database)
+    made: list[int] = []
+    do = database._by_turn._at_once
+
+    def counted(tickets: Sequence[Ticket]) -> bool:
+        made.append(len(tickets))
+        return do(tickets)
+
+    database._by_turn._at_once = counted
+
+    await asyncio.gather(*(database.write(make_queue(each), is_small=True) for each in "abcd"))
+    await asyncio.gather(*(database.write(make_queue(each), is_small=True) for each in "efgh"))
+
+    assert made == [1, 3, 4]
+    assert {*names(database)} == {"before", *"abcdefgh"}
+
+
+async def test_who_asks_for_one_after_the_other_lets_others_have_their_turns(
+    database: SqliteDatabase,
+) -> None:
+    await lone(database)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    for _ in range(100):
+        await database.write(make_queue("a"), is_small=True)
+    counting.cancel()
+
+    assert turns >= 90
+
+
+async def test_a_lone_work_that_fails_says_so_and_the_next_is_done(database: SqliteDatabase) -> None:
+    def refuse(session: Session) -> None:
+        queues.upsert(session, "refused", 1, None, 0)
+        raise BadRequest("no")
+
+    await lone(database)
+    with pytest.raises(BadRequest, match="no"):
+        await database.write(refuse, is_small=True)
+    await asyncio.sleep(0)
+    await database.write(make_queue("a"), is_small=True)
+
+    assert names(database) == ["a", "before"]
+
+
+async def test_a_lone_work_waits_for_no_other_program(database: SqliteDatabase, path: str) -> None:
+    await lone(database)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.ensure_future(database.write(make_queue("a"), is_small=True))
+        await asyncio.sleep(0.02)
+        assert not writing.done()
+        other.execute("ROLLBACK")
+
+    assert await writing != threading.get_ident()

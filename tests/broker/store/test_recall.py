@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qtasks.broker.store import messages
 from qtasks.broker.store.database import Session
@@ -16,7 +18,7 @@ from qtasks.broker.store.records import NewMessage
 from qtasks.broker.store.sqlite import SqliteDatabase
 from qtasks.clock import ManualClock
 from qtasks.errors import BadRequest
-from tests.support.store import DAY_MS, Verbs, bodies
+from tests.support.store import DAY_MS, DEDUP_WINDOW_MS, Verbs, bodies
 
 
 @pytest.fixture
@@ -72,6 +74,57 @@ def test_what_has_a_key_or_another_queue_does(
     store.enqueue(**changes)
 
     assert looked_up
+
+
+REPEATS = (
+    {"dedup_key": "id:a"},
+    {"dedup_key": "id:b", "task_id": "b"},
+    {"dedup_key": "id:b", "task_id": "another"},
+    {"dedup_key": "id:another"},
+    {"dedup_key": "cb:c"},
+    {"dedup_key": "us:d", "dedup_until": messages.NO_WINDOW},
+    {"dedup_key": "uf:e", "dedup_until": messages.NO_WINDOW},
+    {"task_id": "f"},
+    {"dedup_key": "id:f"},
+)
+
+
+@given(st.lists(st.sampled_from([*REPEATS, "claim", "deliver", "later"]), min_size=2, max_size=14))
+def test_whose_a_key_is_is_found_with_what_is_known_as_without(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
+) -> None:
+    answers: list[list[Any]] = []
+    for forgets in (False, True):
+        path = str(tmp_path_factory.mktemp("recall") / "q.db")
+        with closing(SqliteDatabase(path, durability="relaxed")) as database:
+            store = Verbs(database, ManualClock())
+            answers.append(list(follow(store, steps, forgets=forgets)))
+
+    assert answers[0] == answers[1]
+
+
+def follow(store: Verbs, steps: list[Any], *, forgets: bool) -> Iterator[Any]:
+    """Take these steps; gives the place of the message that was answered for each that is stored."""
+    store.set_queue("mail", parallelism=10)
+    stored: list[str] = []
+    claims: list[Any] = []
+    assert isinstance(store.database, SqliteDatabase)
+    for step in steps:
+        if forgets:
+            store.database._recall.forget()
+        if step == "claim":
+            claims += store.claim(1)
+        elif step == "deliver":
+            if claims:
+                store.deliver(claims.pop(0))
+        elif step == "later":
+            store.clock.advance(DEDUP_WINDOW_MS // 2)
+        else:
+            message = store.message(**step)
+            [answer] = store.store(message)
+            if not answer.deduplicated:
+                stored.append(message.id)
+            yield stored.index(answer.message_id), answer.deduplicated, answer.task_id
 
 
 def test_queues_that_were_changed_are_looked_up_again(store: Verbs) -> None:

@@ -14,6 +14,18 @@ SELECT m.seq, m.task_id, m.id, m.created_at
 FROM json_each(:task_ids) AS k
 CROSS JOIN messages AS m ON m.task_id = k.value
 
+-- name: look_for_key
+-- The first half of `look_around`, for the one writer that knows the rest.
+SELECT 0, d.key, d.message_id, m.task_id, p.state, p.attempt, m.extras
+FROM dedup AS d
+LEFT JOIN messages AS m ON m.id = d.message_id
+LEFT JOIN pending AS p ON p.seq = m.seq
+WHERE d.key = :key AND d.expires_at > :now
+UNION ALL
+SELECT 1, m.task_id, m.id, NULL, m.seq, m.created_at, NULL
+FROM messages AS m
+WHERE m.task_id = :dedup_id
+
 -- name: message_insert
 -- Two statements: each is run for all rows.
 INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
