@@ -1,15 +1,21 @@
 """An HTTP server that answers every request at once with what a broker answers a call, and does nothing else.
 
-What a client does against it is what the client alone costs. Prints its address as its first line.
+What a client does against it is what the client alone costs; with `--listener` the broker's own HTTP server
+answers, and what is counted is an exchange of the two. Prints its address as its first line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import sys
 from typing import cast
 
+from starlette.types import Receive, Scope, Send
+
 from qtasks.cli.bench.rig import new_loop
+from qtasks.home.listener import Listener
 
 BODY = b'{"messageId":"msg_0123456789abcdef0123456789abcdef"}'
 ANSWER = (
@@ -39,6 +45,22 @@ class Answering(asyncio.Protocol):
             self._transport.write(ANSWER)
 
 
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read a request and answer it, as an app that does nothing else."""
+    while (await receive()).get("more_body", False):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
+    await send({"type": "http.response.start", "status": 201, "headers": headers})
+    await send({"type": "http.response.body", "body": BODY})
+
+
+async def listen() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    await Listener(answer, listening).start()
+    print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+    await asyncio.Event().wait()
+
+
 async def serve() -> None:
     server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
@@ -47,7 +69,7 @@ async def serve() -> None:
 
 def main() -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(serve())
+        runner.run(listen() if "--listener" in sys.argv else serve())
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def enqueue(site: Site, programme: Programme) -> dict[str, float]:
         figures["raw"] = (before + site.pace()) / 2
     if site.home.is_standalone:
         figures["client"] = client_pace(programme.calls.single)
+        figures["exchange"] = client_pace(programme.calls.single, "--listener")
     return figures
 
 
@@ -61,10 +62,10 @@ def relaxed(site: Site, programme: Programme) -> dict[str, float]:
     return {"relaxed_1": rate, "relaxed_raw": file_pace(site.folder, "relaxed")}
 
 
-def client_pace(count: int) -> float:
+def client_pace(count: int, *options: str) -> float:
     """Send single calls by our HTTP client to an endpoint that does nothing."""
     message = Outgoing("http://127.0.0.1:8000/run", BODY, Options(), queue="bench")
-    with empty_endpoint() as url:
+    with empty_endpoint(*options) as url:
         sender = HttpSender(url, TOKEN, clock=SystemClock())
         try:
             for _ in range(WARM):

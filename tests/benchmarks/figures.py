@@ -10,6 +10,7 @@ _MORE = (
     Figure("relaxed_1", ".delay(), one thread, durability relaxed", "calls/s"),
     Figure("relaxed_raw", "commits of one row, database alone, relaxed", "commits/s"),
     Figure("client", "single calls by the HTTP client alone", "calls/s"),
+    Figure("exchange", "the same by the broker's HTTP server, which answers at once", "calls/s"),
     Figure("cpu_us", "CPU of a task from a backlog", "µs"),
     Figure("backlog", "tasks run, from a long backlog", "tasks/s"),
     Figure("backlog_cpu_us", "CPU of a task from a long backlog", "µs"),
@@ -44,7 +45,7 @@ _MORE = (
 
 _ORDER = (
     "raw", "delay_1", "delay_8", "adelay_1", "adelay_64", "delay_many", "buffered", "relaxed_1",
-    "relaxed_raw", "client",
+    "relaxed_raw", "client", "exchange",
     "backlog", "backlog_cpu_us", "tasks", "cpu_us", "plain", "plain_cpu_us", "naps",
     "idle_p50_ms", "idle_p99_ms", "load_rate", "load_kept", "load_p50_ms", "load_p99_ms",
     "result_p50_ms", "result_p99_ms",

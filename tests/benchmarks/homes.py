@@ -155,7 +155,7 @@ class Others:
 
 
 @contextmanager
-def empty_endpoint() -> Iterator[str]:
+def empty_endpoint(*options: str) -> Iterator[str]:
     """Run an HTTP server that does nothing but answer; gives its address."""
-    with running(["tests.benchmarks.endpoint"], environment()) as process:
+    with running(["tests.benchmarks.endpoint", *options], environment()) as process:
         yield address_said(process)

@@ -11,14 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from qtasks.cli.bench import measuring
 from qtasks.cli.bench.figures import percentile
+from qtasks.cli.bench.machine import seconds_since
 from qtasks.clock import stopwatch_ns
-from tests.benchmarks.draining import drain
 from tests.benchmarks.homes import Site, Subject, opened
 from tests.benchmarks.sizes import Programme
 
 SHARE = 0.5
 BUNCH_NS = 10_000_000
 CALLERS = 4
+CALLED_AT_ONCE = 100
+WAIT_S = 0.001
+AHEAD = 2000
+"""So many calls may wait to be run while it is measured how many can be made and run."""
 
 
 def latency(site: Site, programme: Programme) -> dict[str, float]:
@@ -34,10 +38,9 @@ def results(site: Site, programme: Programme) -> dict[str, float]:
 
 
 def load(site: Site, programme: Programme) -> dict[str, float]:
-    """Call at half the rate at which a backlog was run just before."""
+    """Call at half the rate at which calls were made and run beside each other just before."""
     with opened(site) as subject:
-        rate, _ = drain(subject, subject.rig.work.noop, programme.calls.backlog)
-        wanted = SHARE * rate
+        wanted = SHARE * sustain(subject, programme.load_s)
         made = arrive(subject, wanted, programme.load_s)
         waits = subject.rig.work.waits_ms
         return {
@@ -46,6 +49,34 @@ def load(site: Site, programme: Programme) -> dict[str, float]:
             "load_rate": wanted,
             "load_kept": made / wanted,
         }
+
+
+def sustain(subject: Subject, span_s: float) -> float:
+    """Call as often as tasks are run meanwhile; gives tasks a second, of the second half of the span."""
+    noop, text = subject.rig.work.noop, subject.rig.text
+    before = subject.done()
+    half_ns = round(span_s * 1e9 / 2)
+    middle_at = stopwatch_ns() + half_ns
+    made = [0] * CALLERS
+
+    def call(caller: int) -> None:
+        while stopwatch_ns() < middle_at + half_ns:
+            if before + sum(made) - subject.done() > AHEAD:
+                time.sleep(WAIT_S)
+                continue
+            noop.delay_many(noop.call(text) for _ in range(CALLED_AT_ONCE))
+            made[caller] += CALLED_AT_ONCE
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        calls = [pool.submit(call, each) for each in range(CALLERS)]
+        time.sleep((middle_at - stopwatch_ns()) / 1e9)
+        began_at, begun = stopwatch_ns(), subject.done()
+        time.sleep(half_ns / 1e9)
+        rate = (subject.done() - begun) / seconds_since(began_at)
+        for each in calls:
+            each.result()
+    subject.rig.await_number(before + sum(made), subject.done)
+    return rate
 
 
 def arrive(subject: Subject, rate: float, span_s: float) -> float:

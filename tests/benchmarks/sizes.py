@@ -16,7 +16,7 @@ class Programme:
     """How long the long backlog is."""
     naps: int
     load_s: float
-    """How long tasks keep coming at half of what can be run."""
+    """How long tasks keep coming, at half of what can be called and run, which takes as long to find out."""
     waiting: int
     depths: tuple[int, int, int]
     queues: int

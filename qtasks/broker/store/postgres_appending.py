@@ -21,6 +21,8 @@ Rows = Sequence[Mapping[str, Any]]
 ROW_BYTES = 130
 """What the numbers of a row take, and the lengths of all of its values."""
 MOST_QUEUES = 1_000
+MOST_WEIGHED = 100
+"""So many rows are too large together however little each has."""
 
 
 class Appendable(Protocol):
@@ -37,7 +39,7 @@ class Appendable(Protocol):
         ...
 
     def rows_to_append(self) -> Rows:
-        """Give what it stores."""
+        """Give what it stores: rows with the same names in the same order."""
         ...
 
 
@@ -57,10 +59,10 @@ class Appended:
         """Make it of one row or more."""
         from qtasks.broker.store.postgres_pipeline import pipelined_queries
 
-        size, first = sum(map(_size, rows)), rows[0]
+        size, first = sum(map(_size, rows[:MOST_WEIGHED])), rows[0]
         if len(rows) == 1:
             return cls(pipelined_queries()["message_append"], first, size, first["id"])
-        columns = {name: [row[name] for row in rows] for name in first}
+        columns = dict(zip(first, zip(*[row.values() for row in rows], strict=True), strict=True))
         return cls(pipelined_queries()["message_append_many"], columns, size, first["id"])
 
 

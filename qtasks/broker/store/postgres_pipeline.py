@@ -19,6 +19,7 @@ from psycopg.generators import send
 from psycopg.pq import ExecStatus, Format
 
 from qtasks.broker.store.database import Params, Row
+from qtasks.broker.store.postgres_arrays import Element, columns_of
 from qtasks.broker.store.postgres_links import PREPARED
 from qtasks.broker.store.queries import load_queries
 from qtasks.sql_texts import PARAMETER
@@ -45,11 +46,14 @@ FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A text as the protocol has it, the names of its parameters, and how each is to be sent."""
+    """A text as the protocol has it, and the names of its parameters.
+
+    `columns` say of what each of them is an array, if all are.
+    """
 
     text: bytes
     names: Sequence[str] = ()
-    formats: Sequence[PyFormat] = ()
+    columns: Sequence[Element] = ()
 
 
 class Pipeline:
@@ -109,7 +113,7 @@ class Pipeline:
         values, types, formats = self._dumped(query, params) if query.names else ((), (), None)
         name = self._name(query.text, types)
         if name is None:
-            self._pg.send_query_params(query.text, values, types, formats, Format.BINARY)
+            self._pg.send_query_params(query.text, values, types or None, formats, Format.BINARY)
             self._bytes += len(query.text)
         else:
             self._pg.send_query_prepared(name, values, formats, Format.BINARY)
@@ -120,9 +124,12 @@ class Pipeline:
     def _dumped(
         self, query: Query, params: Params
     ) -> tuple[Sequence[Buffer | None], tuple[int, ...], Sequence[Format] | None]:
+        given, count = [params[name] for name in query.names], len(query.names)
+        if query.columns:
+            columns = [each.column(values) for each, values in zip(query.columns, given, strict=True)]
+            return columns, (), [Format.BINARY] * count
         dumping = self._dumping
-        values = dumping.dump_sequence([params[name] for name in query.names], query.formats)
-        return values, dumping.types or (), dumping.formats
+        return dumping.dump_sequence(given, [PyFormat.AUTO] * count), dumping.types or (), dumping.formats
 
     def tell(self, text: bytes) -> None:
         """Have a statement done that has no parameters and is not worth preparing."""
@@ -244,7 +251,7 @@ def pipelined_queries() -> Mapping[str, Query]:
 
 
 def _query(name: str, text: str) -> Query:
-    names = list(dict.fromkeys(PARAMETER.findall(text)))
+    names, columns = list(dict.fromkeys(PARAMETER.findall(text))), columns_of(text)
     numbered = PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", text)
-    form = PyFormat.BINARY if name.endswith("_many") else PyFormat.AUTO  # which spares arrays their text
-    return Query(numbered.encode(), names, [form] * len(names))
+    are_columns = name.endswith("_many")
+    return Query(numbered.encode(), names, [columns[each] for each in names] if are_columns else ())
