@@ -19,8 +19,8 @@ from psycopg.generators import send
 from psycopg.pq import ExecStatus, Format
 
 from qtasks.broker.store.database import Params, Row
-from qtasks.broker.store.postgres_arrays import Element, columns_of
 from qtasks.broker.store.postgres_links import PREPARED
+from qtasks.broker.store.postgres_values import Write, writers_of
 from qtasks.broker.store.queries import load_queries
 from qtasks.sql_texts import PARAMETER
 from qtasks.values import dataclass
@@ -48,12 +48,12 @@ FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 class Query:
     """A text as the protocol has it, and the names of its parameters.
 
-    `columns` say of what each of them is an array, if all are.
+    `writers` write each of them, if the text says of all what they are.
     """
 
     text: bytes
     names: Sequence[str] = ()
-    columns: Sequence[Element] = ()
+    writers: Sequence[Write] = ()
 
 
 class Pipeline:
@@ -125,9 +125,9 @@ class Pipeline:
         self, query: Query, params: Params
     ) -> tuple[Sequence[Buffer | None], tuple[int, ...], Sequence[Format] | None]:
         given, count = [params[name] for name in query.names], len(query.names)
-        if query.columns:
-            columns = [each.column(values) for each, values in zip(query.columns, given, strict=True)]
-            return columns, (), [Format.BINARY] * count
+        if query.writers:
+            written = [write(value) for write, value in zip(query.writers, given, strict=True)]
+            return written, (), [Format.BINARY] * count
         dumping = self._dumping
         return dumping.dump_sequence(given, [PyFormat.AUTO] * count), dumping.types or (), dumping.formats
 
@@ -247,11 +247,11 @@ class Pipeline:
 @cache
 def pipelined_queries() -> Mapping[str, Query]:
     """Give the texts of this dialect, with parameters as the protocol has them."""
-    return {name: _query(name, text) for name, text in load_queries("postgres").items()}
+    return {name: _query(text) for name, text in load_queries("postgres").items()}
 
 
-def _query(name: str, text: str) -> Query:
-    names, columns = list(dict.fromkeys(PARAMETER.findall(text))), columns_of(text)
+def _query(text: str) -> Query:
+    names, writers = list(dict.fromkeys(PARAMETER.findall(text))), writers_of(text)
     numbered = PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", text)
-    are_columns = name.endswith("_many")
-    return Query(numbered.encode(), names, [columns[each] for each in names] if are_columns else ())
+    is_typed = writers.keys() >= set(names)
+    return Query(numbered.encode(), names, [writers[each] for each in names] if is_typed else ())

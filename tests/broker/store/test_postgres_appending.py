@@ -382,15 +382,15 @@ def test_what_was_sent_ahead_to_a_queue_that_has_left_its_line_is_stored(
 
 @pytest.mark.parametrize(
     ("what", "error"),
-    [({"task_id": "\ud800"}, UnicodeEncodeError), ({"result_ttl_ms": 1 << 70}, DatabaseError)],
+    [({"task_id": "\ud800"}, UnicodeEncodeError), ({"id": "msg_taken"}, DatabaseError)],
     ids=["cannot be sent", "is refused"],
 )
 def test_what_fails_does_so_alone_though_others_were_sent_with_it(
     store: Verbs, wire: Wire, what: dict[str, Any], error: type[Exception]
 ) -> None:
-    """No request makes such a value."""
+    """No request makes such a message."""
     store.enqueue(b"first")
-    store.enqueue(b"second")
+    store.enqueue(b"second", id="msg_taken")
 
     good, bad, better = call_behind_one(
         store, wire, store.message(b"1"), store.message(b"2", **what), store.message(b"3")

@@ -30,15 +30,17 @@ WITH fresh AS (
   SELECT m.seq + 1 AS seq, q.id AS place, q.ordered,
          greatest(m.created_at, CAST(:created_at AS BIGINT)) AS created_at
   FROM queues AS q, (SELECT seq, created_at FROM messages ORDER BY seq DESC LIMIT 1) AS m
-  WHERE q.name = :queue AND q.turn IS NOT NULL),
+  WHERE q.name = CAST(:queue AS TEXT) AND q.turn IS NOT NULL),
 stored AS (
   INSERT INTO messages (seq, id, task_id, queue, url, method, headers, body, created_at, not_before,
                         max_retries, retry_delay, timeout_ms, labels, caller_ip, result_ttl_ms, extras)
-  SELECT seq, :id, :task_id, :queue, :url, :method, :headers, :body, created_at, created_at,
-         :max_retries, :retry_delay, :timeout_ms, :labels, :caller_ip, :result_ttl_ms, :extras
+  SELECT seq, CAST(:id AS TEXT), CAST(:task_id AS TEXT), CAST(:queue AS TEXT), CAST(:url AS TEXT), CAST(:method AS TEXT),
+         CAST(:headers AS BYTEA), CAST(:body AS BYTEA), created_at, created_at, CAST(:max_retries AS BIGINT),
+         CAST(:retry_delay AS TEXT), CAST(:timeout_ms AS BIGINT), CAST(:labels AS TEXT), CAST(:caller_ip AS TEXT),
+         CAST(:result_ttl_ms AS BIGINT), CAST(:extras AS BYTEA)
   FROM fresh)
 INSERT INTO pending (seq, queue, app, state, due_at)
-SELECT seq, place, :app, 0, CASE WHEN ordered = 1 THEN 0 ELSE created_at END
+SELECT seq, place, CAST(:app AS TEXT), 0, CASE WHEN ordered = 1 THEN 0 ELSE created_at END
 FROM fresh
 
 -- name: pending_orphans

@@ -1,4 +1,4 @@
-"""Columns arrive at PostgreSQL as they were given."""
+"""Values and columns of them arrive at PostgreSQL as they were given."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtasks.broker.store.postgres_arrays import ELEMENTS, columns_of
 from qtasks.broker.store.postgres_links import Place, store_link
 from qtasks.broker.store.postgres_pipeline import Pipeline, Query
+from qtasks.broker.store.postgres_values import TYPES, writers_of
 from qtasks.broker.store.queries import load_queries
 from qtasks.sql_texts import PARAMETER
 from tests.support.postgres import Postgres
@@ -22,7 +22,12 @@ NAMES = ("BIGINT", "TEXT", "BYTEA")
 ASKED = Query(
     b"SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS TEXT[]), CAST($3 AS BYTEA[]))",
     NAMES,
-    [ELEMENTS[each] for each in NAMES],
+    [TYPES[each].column for each in NAMES],
+)
+ONE = Query(
+    b"SELECT CAST($1 AS BIGINT), CAST($2 AS TEXT), CAST($3 AS BYTEA)",
+    NAMES,
+    [TYPES[each].scalar for each in NAMES],
 )
 ROWS = st.lists(
     st.tuples(
@@ -52,6 +57,7 @@ def test_all_values_arrive_but_nul_in_a_text(pipeline: Pipeline, rows: list[tupl
     wanted = [(number, text and text.replace("\0", "\ufffd"), data) for number, text, data in rows]
 
     assert arrived(pipeline, rows) == wanted
+    assert pipeline.rows(ONE, dict(zip(NAMES, rows[0], strict=True))) == wanted[:1]
 
 
 @pytest.mark.parametrize("row", [(7, "a", b"b"), (None, None, None), (0, "", b"")])
@@ -69,9 +75,10 @@ def test_what_does_not_fit_is_refused_before_it_is_sent(pipeline: Pipeline) -> N
     assert arrived(pipeline, [(1, "a", b"")]) == [(1, "a", b"")]
 
 
-def test_of_statements_for_many_rows_all_parameters_are_columns() -> None:
-    many = {name: text for name, text in load_queries("postgres").items() if name.endswith("_many")}
+def test_statements_for_many_rows_and_that_which_appends_say_what_their_parameters_are() -> None:
+    texts = load_queries("postgres")
+    typed = [name for name in texts if name.endswith("_many") or name == "message_append"]
 
-    assert len(many) > 3
-    for text in many.values():
-        assert set(PARAMETER.findall(text)) == columns_of(text).keys()
+    assert len(typed) > 4
+    for name in typed:
+        assert set(PARAMETER.findall(texts[name])) == writers_of(texts[name]).keys()
