@@ -287,6 +287,7 @@ class PostgresDatabase:
         if not is_begun:
             _take_turn(writer, self.place, None)  # no node's leases are touched
         if writer.has_room(appended):
+            self._doubt = appended.first_id
             writer.begin_commit(appended, is_begun=is_begun)
             return self._has_stored(writer, group, appended)
         count = writer.count(appended.query, appended.params)

@@ -30,6 +30,10 @@ SOON_S = 30
 FAR = 1 << 40
 
 
+Loss = Literal["request", "sending", "answer"]
+"""What is lost: all that was sent, nothing but how that ended, or the answer to it."""
+
+
 @dataclass
 class Wire:
     """Counts round trips and notes who sends calls, and loses the connection with one of them if told to."""
@@ -37,7 +41,7 @@ class Wire:
     trips: int = 0
     appended: list[int] = field(default_factory=list)
     senders: list[int] = field(default_factory=list)
-    lose: Literal["request", "answer"] | None = None
+    lose: Loss | None = None
     spared: int = 0
     """How many are not to be lost before that one is."""
 
@@ -62,8 +66,12 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
         wire.senders.append(threading.get_ident())
         if wire.loses("request"):
             self._connection.close()
-        else:
-            begin(self, last, **options)
+            return
+        begin(self, last, **options)
+        if wire.loses("sending"):
+            end(self)
+            self._connection.close()
+            raise OperationalError("the connection is lost")
 
     def ended(self: Pipeline) -> int:
         count = end(self)
@@ -266,10 +274,10 @@ def test_calls_of_many_threads_share_commits(store: Verbs, wire: Wire) -> None:
     assert len(wire.appended) < 200
 
 
-@pytest.mark.parametrize("lose", ["request", "answer"])
+@pytest.mark.parametrize("lose", ["request", "sending", "answer"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_connection_that_is_lost_as_it_commits_is_made_anew_and_nothing_lost_or_doubled(
-    store: Verbs, wire: Wire, lose: Literal["request", "answer"], count: int
+    store: Verbs, wire: Wire, lose: Loss, count: int
 ) -> None:
     store.enqueue(b"first")
     store.enqueue(b"second")
@@ -319,7 +327,7 @@ def await_waiting(store: Verbs, count: int) -> None:
 
 
 def call_behind_one(
-    store: Verbs, wire: Wire, *messages: NewMessage, lose: Literal["request", "answer"] | None = None
+    store: Verbs, wire: Wire, *messages: NewMessage, lose: Loss | None = None
 ) -> list[Future[Any]]:
     """Have each of these called by a thread of its own while the commit of another call is under way."""
     with ThreadPoolExecutor(len(messages) + 1) as pool:
@@ -350,9 +358,9 @@ def test_calls_that_wait_are_sent_by_who_has_just_got_an_answer(store: Verbs, wi
     assert wire.senders == wire.senders[:1] * 2
 
 
-@pytest.mark.parametrize("lose", ["request", "answer"])
+@pytest.mark.parametrize("lose", ["request", "sending", "answer"])
 def test_what_was_sent_ahead_is_neither_lost_nor_doubled_with_its_connection(
-    store: Verbs, wire: Wire, lose: Literal["request", "answer"]
+    store: Verbs, wire: Wire, lose: Loss
 ) -> None:
     store.enqueue(b"first")
     store.enqueue(b"second")
