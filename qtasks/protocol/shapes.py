@@ -96,6 +96,9 @@ class Enqueued:
     @classmethod
     def from_json(cls, members: Mapping[str, object]) -> Self:
         """Read the answer's JSON object; raises `DecodeError`."""
+        message_id = members.get("messageId")
+        if len(members) == 1 and isinstance(message_id, str):  # as most are, at a tenth of the cost
+            return cls(message_id)
         return cls(**json.read_fields(members, _ENQUEUED))
 
 

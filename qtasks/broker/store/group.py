@@ -95,13 +95,16 @@ class Group:
         self._pass_on()
         return True
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is something for the next commit."""
+        return bool(self._waiting)
+
     def begin_next(self, find: Callable[[Sequence[Ticket]], T | None]) -> T | None:
         """Have what waits for the next commit begun by who has the lead, if something can be found for it.
 
         Gives what was found. Whoever leads next takes these works alone, and has to end what was begun.
         """
-        if not self._waiting:
-            return None
         with self._mutex:
             may_join = takewhile(partial(_may_join, is_late=True), self._waiting)
             following = list(islice(may_join, GROUP))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
@@ -74,7 +74,8 @@ class PostgresDatabase:
             migrate_postgres(connection, self.place)
             self._look_for_risks(connection)
         self._group = Group(self._commit)
-        self._appending = Appending()
+        self._pipelined = _pipelined_queries()
+        self._appending = Appending(self._pipelined)
         self._ahead: Ahead | None = None
         """What is under way for whoever leads next."""
         self._doubt: str | None = None
@@ -308,6 +309,8 @@ class PostgresDatabase:
 
     def _send_ahead(self, writer: Pipeline) -> None:
         """Send what waits for the next commit: whoever leads it has to win the interpreter before."""
+        if not self._group.has_waiting:
+            return
         appended = self._group.begin_next(partial(self._appending.find_small, writer.has_room))
         if appended is None:
             return
@@ -319,11 +322,9 @@ class PostgresDatabase:
             writer.close()  # so who leads finds it lost, and out what is there
 
     def _begin_writing(self, writer: Pipeline) -> WritingSession:
-        from qtasks.broker.store.postgres_pipeline import pipelined_queries
-
         writer.tell(b"BEGIN")
         _take_turn(writer, self.place, self.presence.node)
-        return WritingSession(writer, pipelined_queries())
+        return WritingSession(writer, self._pipelined)
 
     def _new_writer(self) -> Pipeline:
         """Connect to whichever server writes now: after a failover that is another one."""
@@ -362,6 +363,12 @@ def _turn(place: Place, node: str | None) -> tuple[Query, ...]:
     from qtasks.broker.store.postgres_pipeline import Query
 
     return tuple(map(Query, place.begin_writing(node)))
+
+
+def _pipelined_queries() -> Mapping[str, Query]:
+    from qtasks.broker.store.postgres_pipeline import pipelined_queries
+
+    return pipelined_queries()
 
 
 @cache

@@ -55,15 +55,13 @@ class Appended:
     """The id of one of the messages."""
 
     @classmethod
-    def of(cls, rows: Rows) -> Appended:
+    def of(cls, rows: Rows, queries: Mapping[str, Query]) -> Appended:
         """Make it of one row or more."""
-        from qtasks.broker.store.postgres_pipeline import pipelined_queries
-
         size, first = sum(map(_size, rows[:MOST_WEIGHED])), rows[0]
         if len(rows) == 1:
-            return cls(pipelined_queries()["message_append"], first, size, first["id"])
+            return cls(queries["message_append"], first, size, first["id"])
         columns = dict(zip(first, zip(*[row.values() for row in rows], strict=True), strict=True))
-        return cls(pipelined_queries()["message_append_many"], columns, size, first["id"])
+        return cls(queries["message_append_many"], columns, size, first["id"])
 
 
 def _size(row: Mapping[str, Any]) -> int:
@@ -79,18 +77,22 @@ _TEXTS = itemgetter("id", "task_id", "queue", "url", "method", "retry_delay", "l
 class Appending:
     """What is known of queues by the works before."""
 
-    def __init__(self) -> None:
+    def __init__(self, queries: Mapping[str, Query]) -> None:
+        self._queries = queries
         self._in_line: set[str] = set()
         self.have_company = False
         """Whether the last of these works shared a commit, so that it is worth waiting for others."""
 
     def find(self, group: Sequence[Ticket]) -> Appended | None:
         """Give what stores all of these works; None if one of them had better be done in the usual way."""
-        works = _appendable(group)
-        names = _queues(works)
-        if not names or not names <= self._in_line:
-            return None
-        return Appended.of([row for each in works for row in each.rows_to_append()])
+        rows: list[Mapping[str, Any]] = []
+        for ticket in group:
+            work: Any = ticket.work
+            names = getattr(work, "appends_to", None)
+            if not names or not names <= self._in_line:
+                return None
+            rows += work.rows_to_append()
+        return Appended.of(rows, self._queries)
 
     def find_small(self, has_room: Callable[[Appended], bool], group: Sequence[Ticket]) -> Appended | None:
         """Give the same if it `has_room` in one piece."""
@@ -115,8 +117,9 @@ class Appending:
 
 
 def answer(group: Sequence[Ticket]) -> bool:
-    """Tell those who wait that their messages are stored."""
-    for ticket, work in zip(group, _appendable(group), strict=True):
+    """Tell those who wait, of whose works all were appended, that their messages are stored."""
+    for ticket in group:
+        work: Any = ticket.work
         ticket.result = work.answers
     return True
 

@@ -89,7 +89,9 @@ class Pipeline:
     def send(self, query: Query, rows: Sequence[Params]) -> None:
         """Have a statement done with each of these parameters; does not wait unless much is to be sent."""
         for each in rows:
-            self._send(query, each)
+            values = self._send(query, each)
+            self._bytes += FRAME_BYTES + VALUE_BYTES * len(values)
+            self._bytes += sum([len(value) for value in values if value is not None])
         if self._bytes > FULL_BYTES:
             self.wait()
 
@@ -109,7 +111,8 @@ class Pipeline:
         assert result is not None
         return result
 
-    def _send(self, query: Query, params: Params) -> None:
+    def _send(self, query: Query, params: Params) -> Sequence[Buffer | None]:
+        """Have a statement done; gives its parameters as they were written."""
         values, types, formats = self._dumped(query, params) if query.names else ((), (), None)
         name = self._name(query.text, types)
         if name is None:
@@ -118,18 +121,18 @@ class Pipeline:
         else:
             self._pg.send_query_prepared(name, values, formats, Format.BINARY)
         self._sent += 1
-        self._bytes += FRAME_BYTES + VALUE_BYTES * len(values)
-        self._bytes += sum([len(each) for each in values if each is not None])
+        return values
 
     def _dumped(
         self, query: Query, params: Params
     ) -> tuple[Sequence[Buffer | None], tuple[int, ...], Sequence[Format] | None]:
-        given, count = [params[name] for name in query.names], len(query.names)
+        names, count = query.names, len(query.names)
         if query.writers:
-            written = [write(value) for write, value in zip(query.writers, given, strict=True)]
+            written = [write(params[name]) for write, name in zip(query.writers, names, strict=True)]
             return written, (), [Format.BINARY] * count
         dumping = self._dumping
-        return dumping.dump_sequence(given, [PyFormat.AUTO] * count), dumping.types or (), dumping.formats
+        values = dumping.dump_sequence([params[name] for name in names], [PyFormat.AUTO] * count)
+        return values, dumping.types or (), dumping.formats
 
     def tell(self, text: bytes) -> None:
         """Have a statement done that has no parameters and is not worth preparing."""
