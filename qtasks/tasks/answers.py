@@ -31,9 +31,9 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def uncounted(status: int, why: str, message: str, after_s: int) -> Answer:
+def uncounted(status: int, why: str, message: str, after_s: float) -> Answer:
     """Answer that this attempt was not made: our broker does not count it."""
-    return problem(status, "NotNow", message, (UNCOUNTED, why), ("Retry-After", str(after_s)))
+    return problem(status, "NotNow", message, (UNCOUNTED, why), ("Retry-After", f"{after_s:g}"))
 
 
 def problem(

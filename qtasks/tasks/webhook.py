@@ -33,6 +33,8 @@ CLOCK_TOLERANCE_S = 5  # two machines' clocks are never quite the same
 MAX_BODY = 64 * 1024 * 1024
 SEEN_MS = 1000 * (300 + 2 * CLOCK_TOLERANCE_S)
 MOST_SEEN = 1_000_000
+FULL_S = 0.2
+"""For so long a message is put off that finds no slot: most tasks over HTTP free theirs sooner."""
 MOST_WAITING = 4
 """How many times as many messages of batches may wait as run at once."""
 T = TypeVar("T")
@@ -110,7 +112,7 @@ class Webhook:
         if not token:  # before its body is read: strangers get neither memory nor a slot
             return _error(401, "the delivery is not signed: header Upstash-Signature is missing")
         if self._is_full(name):
-            return uncounted(429, "full", "all slots of this process are taken", 1)
+            return uncounted(429, "full", "all slots of this process are taken", FULL_S)
         self._inside += 1
         try:
             return await self._checked(request, token, self._keys.signing_keys, self._keys.url_of(name))
