@@ -64,7 +64,8 @@ def _found(headers: Pairs | Received, token_in_header: bool) -> Options | None:
         return None
     options = [*_shared(layout, common, token_in_header)]
     for place, target, row in layout.own:  # however they are spelled, they are not among what is shared
-        text = value_of(values[place]).strip(" \t")
+        value = values[place]
+        text = (value if isinstance(value, str) else value_of(value)).strip(" \t")
         if not text:
             return None
         options[target] = (
