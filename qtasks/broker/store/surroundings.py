@@ -75,7 +75,7 @@ def look_around(session: Session, messages: Sequence[NewMessage], now: int) -> S
     """
     recall = session.recall
     if recall is not None and recall.newest is not None and _are_known(messages, recall):
-        taken = {} if messages[0].dedup_key is None else _holder(session, messages[0], now)
+        taken = _holder(session, messages[0], now) if any(map(DEDUP_KEY, messages)) else {}
         return Surroundings(taken, recall.rows_of(messages), recall.newest)
     found = _ask(session, messages, now)
     if recall is not None:

@@ -49,6 +49,14 @@ def test_enqueuing_nothing_answers_nothing(store: Verbs) -> None:
     assert store.store() == []
 
 
+def test_no_messages_at_all_are_stored_as_none(store: Verbs) -> None:
+    store.enqueue(b"1")
+    store.enqueue(b"2")
+
+    assert store.store() == []
+    assert lag(store) == 2
+
+
 def test_a_repeated_id_gives_the_first_message_and_stores_nothing(store: Verbs) -> None:
     [first] = store.store(store.message(b"1", dedup_key="id:a"))
 
