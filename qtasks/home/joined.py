@@ -1,7 +1,6 @@
 """A transport by which the header of an answer and its body leave in one piece.
 
-uvicorn writes them one after the other, each by a system call that wakes the client: of a small answer, that
-is as much again as all the rest of sending it.
+uvicorn writes them one after the other, each by a system call, and the first wakes the client for nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long after its call a task starts, or its caller has the result: idle, and at half of what can be run.
+"""How long after its call a task starts, or its caller has the result: idle, and at half load.
 
 Under load tasks come at instants fixed beforehand, in bunches, whether or not those before have run; the wait
 counts from that instant, so that a stall is seen in all tasks that it delays.

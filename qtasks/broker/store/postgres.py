@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtasks.broker.store.by_turn import ByTurn
@@ -51,7 +51,8 @@ class Ahead:
     """Calls that were sent before who leads them has the lead."""
 
     writer: Pipeline
-    appended: Appended
+    first_id: str
+    """The id of one of their messages."""
 
 
 class PostgresDatabase:
@@ -232,10 +233,11 @@ class PostgresDatabase:
         writer = self._writer = ahead.writer if ahead else self._writer or self._new_writer()
         try:
             if ahead is not None:
-                return self._has_stored(writer, group, ahead.appended)
+                self._doubt = ahead.first_id
+                return self._has_stored(writer, group)
             appended = None if doubt else self._appending.find(group)
             is_waited_for = len(group) == 1 and self._appending.have_company
-            if appended is not None and not is_waited_for and writer.has_room(appended):
+            if appended is not None and not is_waited_for and appended.is_small:
                 return self._has_appended(writer, group, appended, is_begun=False)
             session = self._begin_writing(writer)
             if doubt is not None and session.one("message_by_id", {"id": doubt}) is not None:
@@ -287,18 +289,17 @@ class PostgresDatabase:
         """Store calls and commit, at once if they fit; False if nothing was, as a queue has left its line."""
         if not is_begun:
             _take_turn(writer, self.place, None)  # no node's leases are touched
-        if writer.has_room(appended):
+        if appended.is_small:
             self._doubt = appended.first_id
             writer.begin_commit(appended, is_begun=is_begun)
-            return self._has_stored(writer, group, appended)
+            return self._has_stored(writer, group)
         count = writer.count(appended.query, appended.params)
         writer.commit(None)
         self._appending.tried(group, is_stored=count > 0)
         return count > 0 and answer(group)
 
-    def _has_stored(self, writer: Pipeline, group: Sequence[Ticket], appended: Appended) -> bool:
+    def _has_stored(self, writer: Pipeline, group: Sequence[Ticket]) -> bool:
         """Wait until what was sent is committed; False if nothing was stored."""
-        self._doubt = appended.first_id
         count = writer.end_commit()
         self._doubt = None
         self._appending.tried(group, is_stored=count > 0)
@@ -311,10 +312,10 @@ class PostgresDatabase:
         """Send what waits for the next commit: whoever leads it has to win the interpreter before."""
         if not self._group.has_waiting:
             return
-        appended = self._group.begin_next(partial(self._appending.find_small, writer.has_room))
+        appended = self._group.begin_next(self._appending.find_small)
         if appended is None:
             return
-        self._ahead = Ahead(writer, appended)
+        self._ahead = Ahead(writer, appended.first_id)
         try:
             _take_turn(writer, self.place, None)
             writer.begin_commit(appended, is_begun=False)

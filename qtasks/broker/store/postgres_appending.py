@@ -6,11 +6,12 @@ It is tried where that was so the last time (decision 030).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qtasks.broker.store.group import Ticket
+from qtasks.broker.store.postgres_values import FRAME_BYTES, VALUE_BYTES
 from qtasks.values import dataclass
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
+ROOM_BYTES = 7_400
+"""What is left of 8 KiB beside what takes the turn to write, and what commits."""
 ROW_BYTES = 130
 """What the numbers of a row take, and the lengths of all of its values."""
 MOST_QUEUES = 1_000
@@ -53,6 +56,12 @@ class Appended:
     """Bytes, at most, of what it is given."""
     first_id: str
     """The id of one of the messages."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it can leave in one piece with what takes the turn to write and what commits."""
+        query = self.query
+        return len(query.text) + self.size + FRAME_BYTES + VALUE_BYTES * len(query.names) <= ROOM_BYTES
 
     @classmethod
     def of(cls, rows: Rows, queries: Mapping[str, Query]) -> Appended:
@@ -94,10 +103,10 @@ class Appending:
             rows += work.rows_to_append()
         return Appended.of(rows, self._queries)
 
-    def find_small(self, has_room: Callable[[Appended], bool], group: Sequence[Ticket]) -> Appended | None:
-        """Give the same if it `has_room` in one piece."""
+    def find_small(self, group: Sequence[Ticket]) -> Appended | None:
+        """Give the same if it is small."""
         found = self.find(group)
-        return found if found is not None and has_room(found) else None
+        return found if found is not None and found.is_small else None
 
     def learn(self, group: Sequence[Ticket], *, in_line: bool) -> None:
         """Take note whether the queues of these works, done in the usual way, stood in line, all of them."""

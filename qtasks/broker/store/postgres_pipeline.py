@@ -20,7 +20,7 @@ from psycopg.pq import ExecStatus, Format
 
 from qtasks.broker.store.database import Params, Row
 from qtasks.broker.store.postgres_links import PREPARED
-from qtasks.broker.store.postgres_values import Write, writers_of
+from qtasks.broker.store.postgres_values import FRAME_BYTES, VALUE_BYTES, Write, writers_of
 from qtasks.broker.store.queries import load_queries
 from qtasks.sql_texts import PARAMETER
 from qtasks.values import dataclass
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 FULL_BYTES = 6_000
 """So much is not left to go out with what comes next: of 8 KiB and more libpq sends a part by itself."""
-ROOM_BYTES = 7_400
-"""What is left of 8 KiB beside what takes the turn to write, and what commits."""
-FRAME_BYTES, VALUE_BYTES = 64, 12
-"""What the protocol adds to a statement, and to each of its values, at most."""
 OFTEN = 5
 """A statement is prepared when it comes once more."""
 SYNCED = ExecStatus.PIPELINE_SYNC
@@ -206,11 +202,6 @@ class Pipeline:
         self.tell(b"COMMIT")
         self.wait()
         self.was_idle = True
-
-    def has_room(self, last: Appended) -> bool:
-        """Whether a last statement can leave in one piece with what takes the turn and what commits."""
-        parts = len(last.query.text) + last.size + FRAME_BYTES + VALUE_BYTES * len(last.query.names)
-        return parts <= ROOM_BYTES
 
     def begin_commit(self, last: Appended, *, is_begun: bool) -> None:
         """Have a last statement done and commit, in one round trip, which `end_commit` ends.

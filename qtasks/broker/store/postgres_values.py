@@ -15,6 +15,9 @@ from qtasks.values import dataclass
 
 Write = Callable[[Any], bytes | None]
 
+FRAME_BYTES, VALUE_BYTES = 64, 12
+"""What the protocol adds to a statement, and to each of its values, at most."""
+
 _HEAD = Struct(">iiIii")  # dimensions, whether there are nulls, type, length, first index
 _LENGTH = Struct(">i").pack
 _NUMBER = Struct(">q").pack

@@ -155,9 +155,11 @@ async def test_while_a_thread_writes_the_loop_goes_on(database: SqliteDatabase) 
     await dwelling
 
 
+@pytest.mark.parametrize("turns", [0, LONE_TURNS])
 async def test_while_another_program_has_the_lock_the_loop_goes_on(
-    database: SqliteDatabase, path: str
+    database: SqliteDatabase, path: str, turns: int
 ) -> None:
+    await lone(database, turns)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         writing = asyncio.ensure_future(database.write(make_queue("a"), is_small=True))
@@ -288,15 +290,3 @@ async def test_a_lone_work_that_fails_says_so_and_the_next_is_done(database: Sql
     await database.write(make_queue("a"), is_small=True)
 
     assert names(database) == ["a", "before"]
-
-
-async def test_a_lone_work_waits_for_no_other_program(database: SqliteDatabase, path: str) -> None:
-    await lone(database)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        writing = asyncio.ensure_future(database.write(make_queue("a"), is_small=True))
-        await asyncio.sleep(0.02)
-        assert not writing.done()
-        other.execute("ROLLBACK")
-
-    assert await writing != threading.get_ident()

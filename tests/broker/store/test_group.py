@@ -89,6 +89,8 @@ class Ahead:
     """Begins what waits for the next commit once it has done one, and notes who begins and who ends."""
 
     group: Group = field(init=False)
+    then: Callable[[], None] = lambda: None
+    """What is done between beginning and passing on the lead."""
     begun: list[list[str]] = field(default_factory=list)
     ended: list[list[str]] = field(default_factory=list)
     has_taken: threading.Event = field(default_factory=threading.Event)
@@ -105,6 +107,7 @@ class Ahead:
         found = self.group.begin_next(lambda following: None if "never" in names(following) else following)
         if found is not None:
             self.begun.append(names(found))
+            self.then()
 
     def run_behind(self, first: Ticket, *others: Ticket) -> None:
         """Have some wait while the first is under way, each in a thread of its own."""
@@ -173,15 +176,12 @@ def test_who_breaks_off_waits_for_what_is_begun_and_leads_if_it_is_the_first(pla
     tickets = [small("a"), small("b")]
     lock = Interrupted()
     tickets[place].wake = cast("threading.Lock", lock)
-    begin_next = ahead.group.begin_next
 
-    def begin(find: Callable[[Sequence[Ticket]], Sequence[Ticket] | None]) -> Sequence[Ticket] | None:
-        found = begin_next(find)
+    def break_off() -> None:
         lock.until.set()
         threading.Event().wait(0.05)  # so that it is broken off before the lead goes on
-        return found
 
-    ahead.group.begin_next = begin  # type: ignore[method-assign,assignment]
+    ahead.then = break_off
 
     with pytest.raises(KeyboardInterrupt):
         ahead.run_behind(small("first"), *tickets)
