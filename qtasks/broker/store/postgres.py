@@ -233,8 +233,7 @@ class PostgresDatabase:
         writer = self._writer = ahead.writer if ahead else self._writer or self._new_writer()
         try:
             if ahead is not None:
-                self._doubt = ahead.first_id
-                return self._has_stored(writer, group)
+                return self._has_ended(ahead, group)
             appended = None if doubt else self._appending.find(group)
             is_waited_for = len(group) == 1 and self._appending.have_company
             if appended is not None and not is_waited_for and appended.is_small:
@@ -307,6 +306,11 @@ class PostgresDatabase:
             return False
         self._send_ahead(writer)
         return answer(group)
+
+    def _has_ended(self, ahead: Ahead, group: Sequence[Ticket]) -> bool:
+        """Do the same for what was sent ahead."""
+        self._doubt = ahead.first_id
+        return self._has_stored(ahead.writer, group)
 
     def _send_ahead(self, writer: Pipeline) -> None:
         """Send what waits for the next commit: whoever leads it has to win the interpreter before."""
