@@ -6,13 +6,14 @@ The operations themselves stand in one module for each resource beside this one,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 import orjson
 
 from qtasks.errors import DecodeError
+from qtasks.values import dataclass
 
 T = TypeVar("T")
 

@@ -30,6 +30,8 @@ Meanwhile = Callable[[], None]
 CONNECT_S = 2.0
 _MERGED = 64 * 1024
 """A body up to so many bytes is copied, to leave in one piece with its header, and read with it."""
+_OWN_LINES = 5
+"""Lines of a header beside those of a call: the first, three fields of the client's, the empty one."""
 _SUCCESSES = (b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")
 
 
@@ -45,7 +47,7 @@ class KeptClient:
 
     def __init__(self, url: str, token: str, *, socket: str | None = None) -> None:
         self._base = SOCKET_HOST if socket else url.rstrip("/")
-        self._headers = (("Authorization", f"Bearer {token}"), ("Accept", "application/json"))
+        self._own = f"Authorization: Bearer {token}\r\n"
         self._connection = _Connection(socket)
 
     def send(self, call: Call[T], timeout: float, meanwhile: Meanwhile = nothing) -> T:
@@ -53,8 +55,8 @@ class KeptClient:
 
         `meanwhile` is called between the request and the answer.
         """
-        url = _url(self._base + call.target)
-        head = _head(call, url, self._headers)
+        url, beginning = _url(self._base + call.target)
+        head = _head(call, beginning + self._own)
         try:
             answer = self._connection.ask(call.method, url, head, call.body, timeout, meanwhile)
         except TimeoutError as error:
@@ -71,9 +73,14 @@ class KeptClient:
 
 
 @lru_cache(256)
-def _url(text: str) -> httpx.URL:
-    """Read a URL once: calls of a task have all the same, and reading it takes a third of a request."""
-    return httpx.URL(text)
+def _url(text: str) -> tuple[httpx.URL, str]:
+    """Read a URL once: calls of a task have all the same, and reading it takes a third of a request.
+
+    Gives also how the header of a request to it begins, behind the method: httpx lets no space into it.
+    """
+    url = httpx.URL(text)
+    target, host = url.raw_path.decode("ascii"), url.netloc.decode("ascii")
+    return url, f"{target} HTTP/1.1\r\nHost: {host}\r\n"
 
 
 class _Connection:
@@ -83,6 +90,8 @@ class _Connection:
         self._path = path
         self._lock = threading.Lock()
         self._wire: socket.socket | None = None
+        self._watch = select.poll()
+        """Sees whether there is something to read from it, as its end is."""
         self._secure: ssl.SSLContext | None = None
 
     def ask(
@@ -95,7 +104,8 @@ class _Connection:
         wire = self._open(url, min(CONNECT_S, timeout))
         is_kept = False
         try:
-            wire.settimeout(timeout)
+            if timeout != wire.gettimeout():  # setting it is a system call
+                wire.settimeout(timeout)
             _write(wire, head, body)
             meanwhile()
             answer, is_kept = receive(wire, method)
@@ -118,13 +128,15 @@ class _Connection:
     def _open(self, url: httpx.URL, timeout: float) -> socket.socket:
         wire = self._wire
         if wire is not None:
-            if not _has_something(wire):
+            if not self._watch.poll(0):
                 return wire
             self.close()  # by the broker: nothing else comes between two requests
         try:
             wire = self._connect(url, timeout)
         except TimeoutError as error:
             raise OSError(str(error)) from error  # an answer that does not come in time is something else
+        self._watch = select.poll()
+        self._watch.register(wire, select.POLLIN)
         with self._lock:
             self._wire = wire
         return wire
@@ -150,16 +162,14 @@ class _Connection:
             raise
 
 
-def _head(call: Call[Any], url: httpx.URL, headers: tuple[tuple[str, str], ...]) -> bytes:
+def _head(call: Call[Any], beginning: str) -> bytes:
     """Write the header of a request, in UTF-8, as the broker reads it; refuses one that would be two."""
-    host, target = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
-    pairs = (("Host", host), *headers, *call.headers, ("Content-Length", str(len(call.body))))
-    lines = [f"{call.method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in pairs]]
-    text = "\r\n".join(lines)
-    breaks = len(lines) - 1
-    if text.count("\r") != breaks or text.count("\n") != breaks or "\0" in text or " " in target:
+    fields = "".join([f"{name}: {value}\r\n" for name, value in call.headers])
+    text = f"{call.method} {beginning}{fields}Content-Length: {len(call.body)}\r\n\r\n"
+    breaks = len(call.headers) + _OWN_LINES
+    if text.count("\r") != breaks or text.count("\n") != breaks or "\0" in text:
         raise BrokerUnreachable("a header has a line break or NUL in it")
-    return text.encode() + b"\r\n\r\n"
+    return text.encode()
 
 
 def _write(wire: socket.socket, head: bytes, body: bytes) -> None:
@@ -250,10 +260,3 @@ class _Begun(io.RawIOBase):
         buffer[:count] = self._received[:count]
         self._received = self._received[count:]
         return count
-
-
-def _has_something(wire: socket.socket) -> bool:
-    """Say whether there is something to read, as the end of a connection is."""
-    poll = select.poll()
-    poll.register(wire, select.POLLIN)
-    return bool(poll.poll(0))

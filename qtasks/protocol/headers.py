@@ -193,6 +193,7 @@ _TOKEN = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEYED_ROWS = tuple((each.header.lower(), each) for each in ROWS)
 _IN_ROWS = attrgetter(*[row.field for row in ROWS])
 _USUAL = _IN_ROWS(Options())
+_WRITTEN = [(row.header, row.write) for row in ROWS]
 
 # What was sent, folded: lower-case name -> (name as first sent, value).
 _Sent = Mapping[str, tuple[str, str]]
@@ -224,16 +225,18 @@ def render_options(options: Options) -> list[tuple[str, str]]:
     that were made in a program to the rules of the wire. Raises `InvalidValue` for a callback with
     options that only a message of its own can have.
     """
+    values = _IN_ROWS(options)
     rendered = [
-        (row.header, row.write(value))
-        for row, value, usual in zip(ROWS, _IN_ROWS(options), _USUAL, strict=True)
+        (header, write(value))
+        for (header, write), value, usual in zip(_WRITTEN, values, _USUAL, strict=True)
         if value != usual
     ]
     if options.flow is not None:
         rendered += [(FLOW_KEY, options.flow.key), (FLOW_VALUE, render_flow(options.flow))]
-    for header, field in CALLBACKS:
-        rendered.extend(_rendered_callback(header, getattr(options, field)))
-    rendered.extend((f"Upstash-Forward-{name}", value) for name, value in options.forward)
+    if options.callback is not None or options.failure_callback is not None:
+        for header, field in CALLBACKS:
+            rendered.extend(_rendered_callback(header, getattr(options, field)))
+    rendered += [(f"Upstash-Forward-{name}", value) for name, value in options.forward]
     return rendered
 
 

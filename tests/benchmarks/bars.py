@@ -48,12 +48,12 @@ def _of_raw(share: float) -> Callable[[Run], float]:
 
 
 def after_the_client(run: Run) -> float:
-    """Give what remains of calls when the client's time and that of a commit follow each other.
+    """Give what remains of calls when an exchange with an empty endpoint and a commit follow each other.
 
-    >>> round(after_the_client({"client": 1000, "raw": 10_000}))
+    >>> round(after_the_client({"exchange": 1000, "raw": 10_000}))
     700
     """
-    return 0.8 / (1 / run["client"] + 1 / (0.7 * run["raw"]))
+    return 0.8 / (1 / run["exchange"] + 1 / (0.7 * run["raw"]))
 
 
 def _bars(

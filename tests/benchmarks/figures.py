@@ -9,8 +9,10 @@ _MORE = (
     Figure("buffered", "calls through a buffer", "calls/s"),
     Figure("relaxed_1", ".delay(), one thread, durability relaxed", "calls/s"),
     Figure("relaxed_raw", "commits of one row, database alone, relaxed", "commits/s"),
-    Figure("client", "single calls by the HTTP client alone", "calls/s"),
-    Figure("exchange", "the same by the broker's HTTP server, which answers at once", "calls/s"),
+    Figure("client", "single calls by the HTTP client, against a few lines on a socket", "calls/s"),
+    Figure(
+        "exchange", "the same, against an empty endpoint of Starlette on the broker's HTTP server", "calls/s"
+    ),
     Figure("cpu_us", "CPU of a task from a backlog", "µs"),
     Figure("backlog", "tasks run, from a long backlog", "tasks/s"),
     Figure("backlog_cpu_us", "CPU of a task from a long backlog", "µs"),

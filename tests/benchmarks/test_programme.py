@@ -64,7 +64,7 @@ def test_a_bar_that_needs_what_was_not_measured_is_left_out() -> None:
 
 
 def test_a_single_call_over_http_is_held_against_client_and_disk_one_after_the_other() -> None:
-    found = judge_home("standalone", {"delay_1": [560.0], "raw": [10_000.0], "client": [1000.0]})
+    found = judge_home("standalone", {"delay_1": [560.0], "raw": [10_000.0], "exchange": [1000.0]})
 
     assert found["delay_1"].limit == pytest.approx(0.8 / (1 / 1000 + 1 / 7000))
     assert found["delay_1"].ratio == pytest.approx(0.8)

@@ -240,6 +240,8 @@ def test_a_header_that_would_be_two_is_not_sent(value: str) -> None:
         client.send(CALL, SOON_S)
 
     assert len(server.requests) == 1
+    with pytest.raises(BrokerUnreachable, match="line break"):
+        KeptClient("http://localhost:1", value).send(CALL, SOON_S)
 
 
 class Pieces:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import attrgetter
 
 from qtasks.broker.api.routing import Call
@@ -18,6 +18,7 @@ from qtasks.protocol.destinations import API_NAMES, Destination
 from qtasks.protocol.headers import Options
 from qtasks.protocol.received import Pairs, Received
 from qtasks.protocol.shapes import Enqueued, Outgoing
+from qtasks.values import dataclass
 
 _OF_SCHEDULES = {
     "Upstash-Cron": "cron",

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from urllib.parse import parse_qsl, unquote
@@ -34,6 +33,7 @@ from qtasks.errors import (
     Unauthorized,
 )
 from qtasks.protocol.received import Pairs, Received, pairs_of
+from qtasks.values import dataclass
 
 log = logging.getLogger("qtasks.api")
 

@@ -7,7 +7,6 @@ the number of queues grows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,6 +20,7 @@ from qtasks.broker.store.records import Headers, NewMessage, Stage
 from qtasks.broker.store.surroundings import EXPLICIT_KEY, Taken, look_around
 from qtasks.errors import BadRequest
 from qtasks.protocol.shapes import Enqueued
+from qtasks.values import dataclass
 
 STORED_AT_ONCE = 256  # rows made of a large batch before they are stored
 LARGE_BYTES = 65_536  # a body above it is read apart; `claim_ready` knows the number too
