@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable
 
 SMALL_BYTES = 16
@@ -41,6 +42,18 @@ class _Pool:
 
 
 _POOL = _Pool()
+_TASK_ID = re.compile("tsk_[0-9a-f]{32}")
+
+
+def message_of(task_id: str) -> str | None:
+    """Name the message that a call makes by the digits of its task's id, so that one index finds it by both.
+
+    None for an id that was not made here.
+
+    >>> message_of("tsk_01a21f0d161f97deef0e29257e2f5b50")
+    'msg_01a21f0d161f97deef0e29257e2f5b50'
+    """
+    return f"msg_{task_id[4:]}" if _TASK_ID.fullmatch(task_id) else None
 
 
 class Ids:

@@ -20,7 +20,7 @@ from qtasks.broker.store.extras import NO_EXTRAS, OPTIONS, Extras
 from qtasks.broker.store.flow import PREFIX as FLOW_PREFIX
 from qtasks.broker.store.records import NewMessage
 from qtasks.errors import BadRequest, QuotaExceeded
-from qtasks.ids import Ids
+from qtasks.ids import Ids, message_of
 from qtasks.protocol.destinations import API_NAMES, check_queue_name, check_url
 from qtasks.protocol.headers import Callback, Options, QueueSpec
 from qtasks.protocol.shapes import Outgoing
@@ -80,7 +80,7 @@ class Intake:
         extras = _extras(outgoing, api)
         queue, parallelism, ordered = _place(outgoing.queue, options.queue, extras)
         return NewMessage(  # in the order of its fields: giving all their names costs more than all the rest
-            self._ids.message_id(now),
+            _id_of_call(options) or self._ids.message_id(now),
             queue,
             parallelism,
             ordered,
@@ -244,6 +244,12 @@ class Intake:
         start_at = _start_at(options, now)
         if start_at is not None and start_at - now > config.max_delay_ms:
             raise QuotaExceeded(f"quota maxDelay exceeded, current limit: {config.max_delay_ms // 1000}")
+
+
+def _id_of_call(options: Options) -> str | None:
+    """Give the id of a message that a call makes; None for what goes on with one, and for all others."""
+    task_id = options.task_id
+    return message_of(task_id) if task_id is not None and task_id == options.dedup_id else None
 
 
 def _place(queue: str | None, declared: QueueSpec | None, extras: Extras) -> tuple[str, int, bool]:

@@ -49,6 +49,25 @@ async def test_a_repeat_of_what_was_new_is_known(rig: Rig) -> None:
     assert (again.deduplicated, again.message_id) == (True, first.message_id)
 
 
+async def test_the_message_of_a_call_has_the_digits_of_its_task(rig: Rig) -> None:
+    """Not so what goes on with it, what has another key, and what has an id of the caller's."""
+    task_id = f"tsk_{0xAB:032x}"
+    others = [
+        outgoing(dedup_id=f"{task_id}.1", task_id=task_id),
+        outgoing(dedup_id="only-one", task_id=task_id),
+        outgoing(dedup_id="order-17", task_id="order-17"),
+        outgoing(dedup_id=f"job_{0xAB:032x}", task_id=f"job_{0xAB:032x}"),
+        outgoing(dedup_id=f"tsk_{0xAB:032X}"),
+        outgoing(),
+    ]
+
+    [call, *rest] = rig.broker.accept([outgoing(dedup_id=task_id, task_id=task_id), *others])
+
+    assert call.message_id == f"msg_{0xAB:032x}"
+    assert len({call.message_id, *(each.message_id for each in rest)}) == 7
+    assert not any(each.deduplicated for each in rest)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -6,7 +6,9 @@ the number of queues grows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -77,14 +79,17 @@ def enqueue(
     answers: list[Enqueued] = []
     fresh: list[tuple[NewMessage, queues.QueueRow]] = []
     around = look_around(session, messages, now)
-    taken, known_queues = around.taken, around.queues
+    held, known_queues = around.held, around.queues
     for message in messages:
         key = message.dedup_key
+        known = None if key is None else held.keys.get(key)
+        if known is not None:
+            answers.append(known.answer(message))
+            continue
+        if message.id in held.ids:
+            message = _renamed(message, around.newest[0] + len(fresh) + 1)
         if key is not None:
-            known = taken.setdefault(key, Taken(message.id, message.task_id))
-            if known.message_id != message.id:
-                answers.append(known.answer(message))
-                continue
+            held.keys[key] = Taken(message.id, message.task_id)
         queue = known_queues.get(message.queue) if message.extras.flow is None else None
         if queue is None:
             queue = known_queues[message.queue] = _queue_of(session, message, now)
@@ -97,6 +102,12 @@ def enqueue(
         if session.recall is not None and session.recall.newest is not None:
             session.recall.newest = newest
     return answers
+
+
+def _renamed(message: NewMessage, seq: int) -> NewMessage:
+    """Give the message with this number an id of its own: an older one of its task has the task's digits."""
+    digest = hashlib.blake2b(f"{message.id} {seq}".encode(), digest_size=10).hexdigest()
+    return replace(message, id=f"msg_{message.created_at:012x}{digest}")
 
 
 def _queue_of(session: Session, message: NewMessage, now: int) -> queues.QueueRow:

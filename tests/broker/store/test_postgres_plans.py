@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qtasks.broker.store.postgres import PostgresDatabase
 from qtasks.broker.store.postgres_links import link
 from qtasks.broker.store.records import Delivered, NewMessage, Settlement
 from qtasks.clock import ManualClock
+from qtasks.ids import message_of
 from tests.support.postgres import Postgres
 from tests.support.store import OK, Verbs
 
@@ -13,7 +16,7 @@ LARGE = ("messages", "pending", "log", "results", "dedup")
 
 
 def _message(store: Verbs, name: str, key: str | None = None) -> NewMessage:
-    return store.message(
+    message = store.message(
         queue="wide",
         ordered=False,
         parallelism=50,
@@ -21,6 +24,7 @@ def _message(store: Verbs, name: str, key: str | None = None) -> NewMessage:
         dedup_key=key,
         result_ttl_ms=60_000,
     )
+    return replace(message, id=message_of(name) or message.id)
 
 
 def test_a_store_that_nobody_has_analysed_is_read_by_its_indexes(postgres: Postgres) -> None:
@@ -33,10 +37,15 @@ def test_a_store_that_nobody_has_analysed_is_read_by_its_indexes(postgres: Postg
 
     for n in range(30):  # enough for plans that are kept
         store.store(*(_message(store, f"tsk_{n}_{m}", f"id:tsk_{n}_{m}") for m in range(20)))
+        own = [f"tsk_{n:016x}{m:016x}" for m in range(20)]
+        store.store(*(_message(store, each, f"id:{each}") for each in own))
+        store.store(_message(store, own[0], f"id:{own[0]}"))
         store.store(_message(store, f"tsk_{n}_one"))
         store.store(*(_message(store, f"tsk_{n}_new_{m}") for m in range(5)))
         store.settle_all(*(Settlement(each, OK, Delivered(), each.started_at) for each in store.claim(10)))
-        store.settled("tsk_0_0", f"tsk_{n}_0")
+        store.settled("tsk_0_0", f"tsk_{n}_0", own[0])
+        store.result(own[1])
+        store.result(f"tsk_{n}_1")
     database.close()  # only then is it certain that its sessions have told what they read
 
     with link(database.place) as connection:

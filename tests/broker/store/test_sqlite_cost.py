@@ -99,6 +99,21 @@ def test_no_query_reads_a_whole_table(connection: sqlite3.Connection, name: str)
         assert "TEMP B-TREE" not in step, plan
 
 
+def test_only_what_does_not_bear_its_tasks_digits_is_in_the_index_of_tasks(
+    connection: sqlite3.Connection, session: SqliteSession
+) -> None:
+    for n in range(3):
+        enqueue(session, 1, id=f"msg_{n:032x}", task_id=f"tsk_{n:032x}")
+    enqueue(session, 1, task_id=f"tsk_{1:032x}")
+    enqueue(session, 1, task_id="order-17")
+    enqueue(session, 1)
+
+    rows = connection.execute(
+        "SELECT task_id FROM messages INDEXED BY messages_task WHERE substr(task_id, 5) <> substr(id, 5)"
+    )
+    assert sorted(rows) == [("order-17",), (f"tsk_{1:032x}",)]
+
+
 def steps_of(connection: sqlite3.Connection, work: Callable[[], object]) -> int:
     """Count the instructions that SQLite executes."""
     count = 0

@@ -9,10 +9,14 @@ LEFT JOIN pending AS p ON p.seq = m.seq
 WHERE d.expires_at > :now
 
 -- name: dedup_find_tasks
--- A task's id is its deduplication id too, and has an index already: no second row is kept for it.
+-- A task's id is its deduplication id too, and no second row is kept for it: two indexes have it between them.
 SELECT m.seq, m.task_id, m.id, m.created_at
 FROM json_array_elements_text(CAST(:task_ids AS json)) AS k(value)
-JOIN messages AS m ON m.task_id = k.value
+JOIN messages AS m ON m.id = 'msg_' || substr(k.value, 5)
+UNION ALL
+SELECT m.seq, m.task_id, m.id, m.created_at
+FROM json_array_elements_text(CAST(:task_ids AS json)) AS k(value)
+JOIN messages AS m ON m.task_id = k.value AND substr(m.task_id, 5) <> substr(m.id, 5)
 
 -- name: message_insert
 WITH stored AS (

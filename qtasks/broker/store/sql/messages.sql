@@ -3,7 +3,8 @@
 
 -- name: look_around
 -- What storing one message must know before, in one statement: who has its deduplication key, and of whom
--- its task's id is the key (that has an index already, and no second row); its queue; the newest message.
+-- its task's id is the key (that needs no second row: two indexes have it between them); its queue; the
+-- newest message.
 SELECT 0, d.key, d.message_id, m.task_id, p.state, p.attempt, 0, 0, 0, m.extras
 FROM dedup AS d
 LEFT JOIN messages AS m ON m.id = d.message_id
@@ -12,7 +13,11 @@ WHERE d.key = :key AND d.expires_at > :now
 UNION ALL
 SELECT 1, m.task_id, m.id, NULL, m.seq, m.created_at, 0, 0, 0, NULL
 FROM messages AS m
-WHERE m.task_id = :dedup_id
+WHERE m.id = 'msg_' || substr(:dedup_id, 5)
+UNION ALL
+SELECT 1, m.task_id, m.id, NULL, m.seq, m.created_at, 0, 0, 0, NULL
+FROM messages AS m
+WHERE m.task_id = :dedup_id AND substr(m.task_id, 5) <> substr(m.id, 5)
 UNION ALL
 SELECT 2, q.name, NULL, NULL, q.id, q.parallelism, q.ordered, q.paused, CASE WHEN q.turn IS NULL THEN 0 ELSE 1 END, NULL
 FROM queues AS q

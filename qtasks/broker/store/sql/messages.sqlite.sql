@@ -9,10 +9,14 @@ LEFT JOIN pending AS p ON p.seq = m.seq
 WHERE d.expires_at > :now
 
 -- name: dedup_find_tasks
--- A task's id is its deduplication id too, and has an index already: no second row is kept for it.
+-- A task's id is its deduplication id too, and no second row is kept for it: two indexes have it between them.
 SELECT m.seq, m.task_id, m.id, m.created_at
 FROM json_each(:task_ids) AS k
-CROSS JOIN messages AS m ON m.task_id = k.value
+CROSS JOIN messages AS m ON m.id = 'msg_' || substr(k.value, 5)
+UNION ALL
+SELECT m.seq, m.task_id, m.id, m.created_at
+FROM json_each(:task_ids) AS k
+CROSS JOIN messages AS m ON m.task_id = k.value AND substr(m.task_id, 5) <> substr(m.id, 5)
 
 -- name: look_for_key
 -- The first half of `look_around`, for the one writer that knows the rest.
@@ -24,7 +28,11 @@ WHERE d.key = :key AND d.expires_at > :now
 UNION ALL
 SELECT 1, m.task_id, m.id, NULL, m.seq, m.created_at, NULL
 FROM messages AS m
-WHERE m.task_id = :dedup_id
+WHERE m.id = 'msg_' || substr(:dedup_id, 5)
+UNION ALL
+SELECT 1, m.task_id, m.id, NULL, m.seq, m.created_at, NULL
+FROM messages AS m
+WHERE m.task_id = :dedup_id AND substr(m.task_id, 5) <> substr(m.id, 5)
 
 -- name: message_insert
 -- Two statements: each is run for all rows.

@@ -18,7 +18,9 @@ SELECT m.created_at, p.state, p.attempt, g.report, g.reported_at,
 FROM messages m
 LEFT JOIN pending p ON p.seq = m.seq
 LEFT JOIN progress g ON g.message = p.seq
-WHERE m.task_id = :task_id
+WHERE m.seq IN (SELECT seq FROM messages WHERE id = 'msg_' || substr(:task_id, 5) AND task_id = :task_id
+                UNION ALL
+                SELECT seq FROM messages WHERE task_id = :task_id AND substr(task_id, 5) <> substr(id, 5))
 ORDER BY m.seq DESC
 LIMIT 1
 
@@ -35,7 +37,9 @@ WHERE task_id = :task_id
 SELECT m.id, p.seq
 FROM messages m
 JOIN pending p ON p.seq = m.seq
-WHERE m.task_id = :task_id
+WHERE m.seq IN (SELECT seq FROM messages WHERE id = 'msg_' || substr(:task_id, 5) AND task_id = :task_id
+                UNION ALL
+                SELECT seq FROM messages WHERE task_id = :task_id AND substr(task_id, 5) <> substr(id, 5))
 ORDER BY m.seq DESC
 
 -- name: progress_set

@@ -19,8 +19,9 @@ CREATE TABLE messages (
   result_ttl_ms BIGINT
 );
 
--- results of a task that has not finished, and the repeat of an enqueue whose answer was lost
-CREATE INDEX messages_task ON messages (task_id) WHERE task_id IS NOT NULL;
+-- results of a task that has not finished, and the repeat of an enqueue whose answer was lost: a message that a call
+-- makes has the digits of its task's id and is found by its own; this one has all others of a task, as replays
+CREATE INDEX messages_task ON messages (task_id) WHERE substr(task_id, 5) <> substr(id, 5);
 
 -- `turn` is the place in the line for claims, `is_full` says that no more may start for now, `is_set`
 -- that the API has decided its settings, against which a declaration in code does not count.
