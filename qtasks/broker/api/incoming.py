@@ -70,7 +70,7 @@ async def read_asked(
     token_in_header: bool = False,
 ) -> Asked:
     """Put together what is asked for; raises `BadRequest` or `NotFound`."""
-    group = await find_group(call, destination)
+    group = None if destination.group is None else await find_group(call, destination)
     defaults = group.headers if group else ()
     options = parse_alike(headers, config, defaults=defaults, token_in_header=token_in_header)
     asked = Outgoing(destination.url or destination.group or "", body, options, queue, call.caller_ip)

@@ -79,17 +79,17 @@ def enqueue(
     answers: list[Enqueued] = []
     fresh: list[tuple[NewMessage, queues.QueueRow]] = []
     around = look_around(session, messages, now)
-    held, known_queues = around.held, around.queues
+    occupied, known_queues = around.occupied, around.queues
     for message in messages:
         key = message.dedup_key
-        known = None if key is None else held.keys.get(key)
+        known = None if key is None else occupied.keys.get(key)
         if known is not None:
             answers.append(known.answer(message))
             continue
-        if message.id in held.ids:
+        if message.id in occupied.ids:
             message = _renamed(message, around.newest[0] + len(fresh) + 1)
         if key is not None:
-            held.keys[key] = Taken(message.id, message.task_id)
+            occupied.keys[key] = Taken(message.id, message.task_id)
         queue = known_queues.get(message.queue) if message.extras.flow is None else None
         if queue is None:
             queue = known_queues[message.queue] = _queue_of(session, message, now)

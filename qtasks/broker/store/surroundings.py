@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from dataclasses import field
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +19,6 @@ from qtasks.values import dataclass
 EXPLICIT_KEY = "id:"  # before a deduplication id that the sender chose
 UNIQUE_KEYS = {"started": "us:", "finished": "uf:"}  # before one that holds until then, whenever that is
 DEDUP_KEY = attrgetter("dedup_key")
-NO_IDS: Set[str] = frozenset()
 UNIQUE_PREFIXES = tuple(UNIQUE_KEYS.values())
 
 
@@ -59,19 +59,19 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Occupied:
     """What stored messages have that new ones would have too."""
 
-    keys: dict[str, Taken]
+    keys: dict[str, Taken] = field(default_factory=dict)
     """Deduplication keys that hold."""
-    ids: Set[str]
+    ids: Set[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What was found, to be completed by whoever makes a queue that is missing."""
 
-    held: Held
+    occupied: Occupied
     queues: dict[str, queues.QueueRow]
     newest: tuple[int, int]
     """Sequence number and creation of the newest message; (0, 0) if there is none."""
@@ -84,8 +84,8 @@ def look_around(session: Session, messages: Sequence[NewMessage], now: int) -> S
     """
     recall = session.recall
     if recall is not None and recall.newest is not None and _are_known(messages, recall):
-        held = _holder(session, messages[0], now) if any(map(DEDUP_KEY, messages)) else Held({}, NO_IDS)
-        return Surroundings(held, recall.rows_of(messages), recall.newest)
+        occupied = _holder(session, messages[0], now) if any(map(DEDUP_KEY, messages)) else Occupied()
+        return Surroundings(occupied, recall.rows_of(messages), recall.newest)
     found = _ask(session, messages, now)
     if recall is not None:
         recall.queues |= found.queues
@@ -100,11 +100,11 @@ def _are_known(messages: Sequence[NewMessage], recall: Recall) -> bool:
     return not any(map(DEDUP_KEY, messages))
 
 
-def _holder(session: Session, message: NewMessage, now: int) -> Held:
+def _holder(session: Session, message: NewMessage, now: int) -> Occupied:
     """Find who has the key of this message, or its id."""
     rows = session.all("look_for_key", _key_of(message) | {"now": now})
     if not rows:
-        return Held({}, NO_IDS)
+        return Occupied()
     keys = (row[1:] for row in rows if row[0] == 0)
     tasks = ((row[4], row[1], row[2], row[5]) for row in rows if row[0] == 1)
     return _holding([message], keys, tasks, now)
@@ -140,17 +140,17 @@ def newest(session: Session, until: int = (1 << 63) - 1) -> tuple[int, int]:
     return (0, 0) if row is None else (row[0], row[1])
 
 
-def _holders(session: Session, messages: Sequence[NewMessage], now: int) -> Held:
+def _holders(session: Session, messages: Sequence[NewMessage], now: int) -> Occupied:
     keys = [each.dedup_key for each in messages if each.dedup_key is not None]
     if not keys:
-        return Held({}, NO_IDS)
+        return Occupied()
     explicit = [each.removeprefix(EXPLICIT_KEY) for each in keys if each.startswith(EXPLICIT_KEY)]
     rows = session.all("dedup_find", {"keys": orjson.dumps(keys).decode(), "now": now})
     tasks = session.all("dedup_find_tasks", {"task_ids": orjson.dumps(explicit).decode()}) if explicit else ()
     return _holding(messages, rows, tasks, now)
 
 
-def _holding(messages: Sequence[NewMessage], keys: Iterable[Row], tasks: Iterable[Row], now: int) -> Held:
+def _holding(messages: Sequence[NewMessage], keys: Iterable[Row], tasks: Iterable[Row], now: int) -> Occupied:
     """Of rows of keys, and of tasks whose ids are keys, keep those whose window has not passed."""
     taken: dict[str, Taken] = {}
     for key, message_id, task_id, state, attempt, extras in keys:
@@ -158,7 +158,7 @@ def _holding(messages: Sequence[NewMessage], keys: Iterable[Row], tasks: Iterabl
             taken[key] = Taken(message_id, task_id)
     found = sorted(tasks)  # by sequence number: the first one counts
     if not found:
-        return Held(taken, NO_IDS)
+        return Occupied(taken)
     since = {
         each.dedup_key: now - (each.dedup_until - each.created_at)
         for each in messages
@@ -168,7 +168,7 @@ def _holding(messages: Sequence[NewMessage], keys: Iterable[Row], tasks: Iterabl
         key = f"{EXPLICIT_KEY}{task_id}"
         if key in since and created_at > since[key]:
             taken.setdefault(key, Taken(message_id, task_id))
-    return Held(taken, {message_id for _, _, message_id, _ in found})
+    return Occupied(taken, {message_id for _, _, message_id, _ in found})
 
 
 def _holds(key: str, state: int | None, attempt: int, extras: bytes | None, now: int) -> bool:

@@ -20,7 +20,7 @@ CREATE TABLE messages (
 );
 
 -- results of a task that has not finished, and the repeat of an enqueue whose answer was lost: a message that a call
--- makes has the digits of its task's id and is found by its own; this one has all others of a task, as replays
+-- makes has the digits of its task's id and is found by its own, so this has all others of a task, as replays
 CREATE INDEX messages_task ON messages (task_id) WHERE substr(task_id, 5) <> substr(id, 5);
 
 -- `turn` is the place in the line for claims, `is_full` says that no more may start for now, `is_set`
