@@ -6,7 +6,7 @@ The store's limit stands for a full disk here, and raising it for what the balla
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,26 @@ class Disk:
         self.rig.database._writer.execute("PRAGMA max_page_count = 100000")
 
 
+MakeDisk = Callable[..., Disk]
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    """A disk with room."""
-    return Disk(tmp_path)
+def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
+    """Make a disk with room; one for each test."""
+    made: list[Disk] = []
+
+    def make(**config: Any) -> Disk:
+        made.append(Disk(tmp_path, **config))
+        return made[-1]
+
+    yield make
+    for disk in made:
+        disk.rig.database.close()
+
+
+@pytest.fixture
+def disk(make_disk: MakeDisk) -> Disk:
+    return make_disk()
 
 
 def test_while_room_is_short_messages_are_refused_and_the_rest_goes_on(disk: Disk) -> None:
@@ -202,17 +218,19 @@ async def test_a_node_watches_the_room_while_it_runs(disk: Disk) -> None:
     await rig.node.stop(0)
 
 
-def test_the_ballast_of_an_earlier_life_is_there_for_the_next(tmp_path: Path) -> None:
+def test_the_ballast_of_an_earlier_life_is_there_for_the_next(tmp_path: Path, make_disk: MakeDisk) -> None:
     allocate(ballast_path(tmp_path / "q.db"), BALLAST)
 
-    disk = Disk(tmp_path)
+    disk = make_disk()
 
     assert disk.room.release()
 
 
-async def test_a_stop_on_a_full_disk_ends_with_the_grace_and_the_next_life_recovers(tmp_path: Path) -> None:
+async def test_a_stop_on_a_full_disk_ends_with_the_grace_and_the_next_life_recovers(
+    make_disk: MakeDisk,
+) -> None:
     count = 300  # more than the last pages of the store have room for
-    disk = Disk(tmp_path, concurrency=count)
+    disk = make_disk(concurrency=count)
     rig = disk.rig
     rig.deliverer.will(*(Held() for _ in range(count)))
     for _ in range(count):

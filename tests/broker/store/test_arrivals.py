@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,8 +87,10 @@ class Waiting:
 
 
 @pytest.fixture
-def waiting(tmp_path: Path) -> Waiting:
-    return Waiting(tmp_path / "q.db")
+def waiting(tmp_path: Path) -> Iterator[Waiting]:
+    waiting = Waiting(tmp_path / "q.db")
+    yield waiting
+    waiting.database.close()
 
 
 def message(body: bytes = b"", **changes: Any) -> NewMessage:
