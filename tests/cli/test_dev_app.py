@@ -78,9 +78,13 @@ class Shop:
         httpx.get(self._url + path, timeout=10, trust_env=False).raise_for_status()
 
     def edit(self, before: str, after: str) -> None:
-        """Change the code, in one step, as editors do."""
+        """Change the code, in one step, as editors do.
+
+        By a line more: of two edits in one second Python sees the second by the length alone, and else takes
+        what it has compiled for the first.
+        """
         draft = self.code.with_suffix(".draft")
-        draft.write_text(self.code.read_text().replace(before, after))
+        draft.write_text(self.code.read_text().replace(before, after) + "\n")
         draft.replace(self.code)
 
 
