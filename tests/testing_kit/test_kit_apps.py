@@ -69,10 +69,11 @@ def test_a_kit_opens_no_file_and_no_socket() -> None:
         assert kit.messages
         assert kit.dead_letters
 
-    # The loop has a pair of sockets to wake itself by, which it neither binds nor connects; and Python 3.13
-    # looks for the source of code that was made in memory.
-    is_none = ("sqlite3.connect ':memory:'", "open '<unknown>'")
-    assert [each for each in seen if not each.startswith(is_none)] == []
+    # The loop has a pair of sockets to wake itself by, which it neither binds nor connects.
+    allowed = ["sqlite3.connect ':memory:'"]
+    if sys.version_info >= (3, 13):  # looks for the source of code that was made in memory
+        allowed.append("open '<unknown>'")
+    assert [each for each in seen if not each.startswith(tuple(allowed))] == []
 
 
 def test_the_audit_would_see_a_file_and_a_socket(tmp_path: Path) -> None:

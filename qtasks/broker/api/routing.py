@@ -217,7 +217,7 @@ class Api:
     async def _answer(self, request: Request) -> Response:
         self._broker.check_alive()  # whatever is asked: nothing may succeed any more
         route, params = self._route(request)
-        # Nearly every request is one of these, which may do all there is to admit.
+        # Nearly every request publishes with the owner's token, and there is nothing more to ask of that.
         is_owners = route.publishes and self._is_owners(header(request, b"authorization"))
         token_in_header = is_owners or await self._admit(route, request)
         with self._uploads.room() as room:  # until the answer: a body waits for its commit as well
